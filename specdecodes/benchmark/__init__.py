@@ -1,0 +1,1 @@
+"""Benchmarks: question sets, and runners that measure a mode against plain decoding."""

@@ -1,0 +1,1 @@
+"""The loop and the data that travels between its hooks."""

@@ -1,0 +1,188 @@
+"""A target with the components of one mode: ``generate`` and ``stream``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specdecodes.core.loop import steps
+from specdecodes.core.sampling import LogitsPipeline, Rng, SamplingParams
+from specdecodes.core.state import DecodeState
+from specdecodes.core.text import StopStrings, TextStream
+from specdecodes.models.target import Target
+from specdecodes.plugin import Hooks
+
+Prompt = str | Sequence[Mapping[str, str]] | Tensor
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What came out.
+
+    Attributes:
+        tokens: B lists of new token ids, the prompt excluded; the end-of-text token and the token that completes a
+            stop string are included.
+        text: the text of row 0 without special tokens and without the stop string ("" without a tokenizer).
+        accept_lengths: tokens emitted by each decode step, bonus included: ``sum == len(tokens[0]) - 1``.
+        timings: seconds: ``prefill``, ``decode`` (everything after it), and what observers add.
+        prompt_tokens: length of the prompt.
+    """
+
+    tokens: list[list[int]]
+    text: str
+    accept_lengths: list[int]
+    timings: dict[str, float]
+    prompt_tokens: int
+    extras: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tau(self) -> float:
+        """Mean tokens per decode step, bonus included (0 if the prefill's token ended the answer)."""
+        return sum(self.accept_lengths) / len(self.accept_lengths) if self.accept_lengths else 0.0
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The components of one decoder at one kind of temperature, checked to fit together."""
+
+    hooks: Hooks
+    draws: str
+
+
+class Decoder:
+    """Generates with one mode. Made by :func:`specdecodes.load`.
+
+    Attributes:
+        target, tokenizer, mode: what it decodes with.
+        greedy, sampling: the assembly for temperature 0 and above, or the reason (a message) why there is none.
+    """
+
+    def __init__(
+        self, target: Target, tokenizer: Any, mode: str, greedy: Assembly | str, sampling: Assembly | str  # noqa: ANN401
+    ) -> None:
+        self.target = target
+        self.tokenizer = tokenizer
+        self.mode = mode
+        self.greedy = greedy
+        self.sampling = sampling
+
+    def generate(self, prompt: Prompt, **settings: Any) -> Generation:  # noqa: ANN401 - see SamplingParams
+        """Decode an answer.
+
+        Args:
+            prompt: a string, chat messages (a list of {role, content}), or int64 [B, L] (then no tokenizer is needed).
+            **settings: fields of :class:`SamplingParams`; ``model_inputs`` (a dict) goes to the prefill.
+
+        Raises:
+            ValueError: an empty or too long prompt, a setting out of range, more rows than one, or a mode whose
+                components cannot serve this temperature.
+        """
+        state, assembly, started = self._start(prompt, settings)
+        for _ in steps(assembly.hooks, state):
+            pass
+        return self._finish(state, assembly, started)
+
+    def stream(self, prompt: Prompt, **settings: Any) -> Iterator[str]:  # noqa: ANN401
+        """Like :meth:`generate`, giving out pieces of text as soon as they are final.
+
+        Raises:
+            ValueError: as :meth:`generate`, and without a tokenizer. Input is checked here, not at the first piece.
+        """
+        if self.tokenizer is None:
+            raise ValueError("stream: expected a decoder with a tokenizer, got none; pass tokenizer= to load")
+        state, assembly, started = self._start(prompt, settings)
+
+        def pieces() -> Iterator[str]:
+            text = TextStream(self.tokenizer, state.stop)
+            yield text.push(state.tokens[0])
+            for _ in steps(assembly.hooks, state):
+                if piece := text.push(state.tokens[0]):
+                    yield piece
+            yield text.push(state.tokens[0], final=True)
+            self._finish(state, assembly, started)
+
+        return (piece for piece in pieces() if piece)
+
+    def encode(self, prompt: Prompt) -> Tensor:
+        """The prompt as int64 [B, L] on the target's device; chat messages go through the chat template.
+
+        Raises:
+            ValueError: no tokenizer for a text prompt, an empty prompt, ids outside the vocabulary.
+        """
+        if isinstance(prompt, Tensor):
+            ids = prompt
+        elif self.tokenizer is None:
+            raise ValueError("prompt: expected token ids [B, L] (this decoder has no tokenizer), got text")
+        elif isinstance(prompt, str):
+            ids = torch.tensor([self.tokenizer.encode(prompt)], dtype=torch.long)
+        else:
+            if self.tokenizer.chat_template is None:
+                raise ValueError("prompt: the tokenizer has no chat template; pass a string instead of messages")
+            text = self.tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=False)
+            ids = torch.tensor([self.tokenizer.encode(text, add_special_tokens=False)], dtype=torch.long)
+        if ids.ndim != 2 or ids.dtype != torch.long:
+            raise ValueError(f"prompt: expected int64 token ids [B, L], got {ids.dtype} of shape {tuple(ids.shape)}")
+        if ids.numel() == 0:
+            raise ValueError("prompt: expected at least one token, got an empty prompt")
+        if int(ids.min()) < 0 or int(ids.max()) >= self.target.vocab_size:
+            raise ValueError(
+                f"prompt: expected token ids 0 to {self.target.vocab_size - 1}, got {int(ids.min())} to {int(ids.max())}"
+            )
+        return ids.to(self.target.device)
+
+    def _start(self, prompt: Prompt, settings: dict[str, Any]) -> tuple[DecodeState, Assembly, float]:
+        model_inputs = settings.pop("model_inputs", None) or {}
+        extra = settings.pop("logits_processor", None)
+        if isinstance(settings.get("stop"), str):
+            settings["stop"] = (settings["stop"],)
+        elif "stop" in settings:
+            settings["stop"] = tuple(settings["stop"] or ())
+        if unknown := sorted(set(settings) - set(SamplingParams.__dataclass_fields__)):
+            known = ", ".join(SamplingParams.__dataclass_fields__)
+            raise ValueError(f"generate: unknown setting {unknown[0]!r}; known: {known}, model_inputs, logits_processor")
+        params = SamplingParams(**settings)
+        assembly = self.greedy if params.greedy else self.sampling
+        if isinstance(assembly, str):
+            raise ValueError(f"mode {self.mode!r} cannot decode at temperature {params.temperature:g}: {assembly}")
+        if params.stop and self.tokenizer is None:
+            raise ValueError("stop: stop strings need a tokenizer; pass tokenizer= to load")
+        ids = self.encode(prompt)
+        self.target.check_room(ids.shape[0], ids.shape[1], params.max_new_tokens)
+        state = DecodeState(
+            self.target,
+            ids,
+            params,
+            pipeline=LogitsPipeline(params, extra),
+            rng=Rng(params.seed, self.target.device),
+            eos_ids=self._eos_ids(),
+            stop=StopStrings(self.tokenizer, params.stop) if params.stop else None,
+            draws=assembly.draws,
+            model_inputs=model_inputs,
+        )
+        started = time.perf_counter()
+        with torch.inference_mode():
+            state.first(self.target.prefill(ids, **model_inputs))
+            state.extras["prefill_seconds"] = time.perf_counter() - started
+            assembly.hooks.generation_started(state)
+        return state, assembly, started
+
+    def _finish(self, state: DecodeState, assembly: Assembly, started: float) -> Generation:
+        prefill = state.extras["prefill_seconds"]
+        timings = {"prefill": prefill, "decode": time.perf_counter() - started - prefill}
+        text = ""
+        if self.tokenizer is not None:
+            text = self.tokenizer.decode(state.tokens[0], skip_special_tokens=True)
+            text = state.stop.cut(text) if state.stop is not None else text
+        generation = Generation(state.tokens, text, state.accept_lengths, timings, state.prompt.shape[1])
+        assembly.hooks.generation_finished(state, generation)
+        return generation
+
+    def _eos_ids(self) -> list[int]:
+        ids = self.target.eos_ids
+        own = getattr(self.tokenizer, "eos_token_id", None)
+        return sorted({*ids, *([own] if own is not None else [])})

@@ -1,0 +1,161 @@
+"""Sampling parameters, logit processing and randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers.generation.logits_process import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+if TYPE_CHECKING:
+    from specdecodes.core.tree import Tree
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How the next token is chosen and when to stop.
+
+    Attributes:
+        max_new_tokens: exact upper bound on emitted tokens.
+        temperature: 0 is greedy; above, logits are divided by it.
+        top_k: keep the k best (0: all). top_p: keep the smallest set with this mass, in (0, 1]. min_p: drop what is
+            below this share of the best, in [0, 1).
+        repetition_penalty: > 1 discourages tokens of the node's own prefix (prompt included); 1 is off.
+        seed: reproduces a sampled run bit for bit; None draws a fresh one.
+        ignore_eos: do not stop at end of text. stop: strings that end the answer (left out of ``text``).
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    ignore_eos: bool = False
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        checks: Sequence[tuple[str, bool, str]] = (
+            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
+            ("temperature", self.temperature >= 0, "0 (greedy) or more"),
+            ("top_k", self.top_k >= 0, "0 (off) or more"),
+            ("top_p", 0 < self.top_p <= 1, "a number in (0, 1]"),
+            ("min_p", 0 <= self.min_p < 1, "a number in [0, 1)"),
+            ("repetition_penalty", self.repetition_penalty > 0, "a number above 0 (1 is off)"),
+        )
+        for name, good, expected in checks:
+            if not good:
+                raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)}")
+        if isinstance(self.stop, str) or not all(isinstance(s, str) and s for s in self.stop):
+            raise ValueError(f"stop: expected a sequence of non-empty strings, got {self.stop!r}")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the best token is taken instead of drawing one."""
+        return self.temperature == 0
+
+
+class LogitsPipeline:
+    """transformers' logits processors in their usual order, applied to every node of a tree.
+
+    Works in float32 (float64 stays float64) on a copy: the caller's logits are never changed.
+    """
+
+    def __init__(self, params: SamplingParams, extra: LogitsProcessorList | None = None) -> None:
+        self.greedy = params.greedy
+        by_prefix = LogitsProcessorList(extra or [])
+        warpers = LogitsProcessorList()
+        if params.repetition_penalty != 1.0:
+            by_prefix.append(RepetitionPenaltyLogitsProcessor(params.repetition_penalty))
+        if not params.greedy:
+            if params.temperature != 1.0:
+                warpers.append(TemperatureLogitsWarper(float(params.temperature)))
+            if params.top_k:
+                warpers.append(TopKLogitsWarper(params.top_k))
+            if params.top_p < 1.0:
+                warpers.append(TopPLogitsWarper(params.top_p))
+            if params.min_p:
+                warpers.append(MinPLogitsWarper(params.min_p))
+        self._by_prefix = by_prefix
+        self._warpers = warpers
+
+    @property
+    def needs_prefix(self) -> bool:
+        """Whether a processor looks at the tokens before a node."""
+        return len(self._by_prefix) > 0
+
+    def __call__(self, logits: Tensor, prefixes: Sequence[Sequence[int]] | None = None) -> Tensor:
+        """Process ``logits`` [n, V], one prefix per row where :attr:`needs_prefix`.
+
+        Returns:
+            Greedy: scores whose order is what counts (not normalised). Sampling: log-probabilities.
+        """
+        scores = logits if logits.dtype == torch.float64 else logits.float()
+        if self._by_prefix:
+            assert prefixes is not None  # our own callers: see DecodeState.process
+            rows = []
+            for row, prefix in enumerate(prefixes):
+                ids = torch.tensor([prefix], dtype=torch.long, device=scores.device)
+                rows.append(self._by_prefix(ids, scores[row : row + 1].clone()))
+            scores = torch.cat(rows)
+        if self.greedy:
+            return scores
+        if self._warpers:
+            nothing = torch.empty(scores.shape[0], 0, dtype=torch.long, device=scores.device)
+            scores = self._warpers(nothing, scores if self._by_prefix else scores.clone())
+        return scores.log_softmax(-1)
+
+
+def node_prefixes(history: Sequence[Sequence[int]], tree: Tree) -> list[list[int]]:
+    """The token prefix of every node, itself included: B * T lists; ``history`` holds each row's ids up to the root."""
+    paths = tree.structure.paths.tolist()
+    tokens = tree.tokens.tolist()
+    return [
+        [*history[row], *(tokens[row][node] for node in path[1:] if node >= 0)]
+        for row, row_paths in enumerate(paths)
+        for path in row_paths
+    ]
+
+
+class Rng:
+    """The only source of randomness of builders and verifiers; a test replaces it to enumerate every outcome."""
+
+    def __init__(self, seed: int | None = None, device: torch.device | str = "cpu") -> None:
+        self.generator = torch.Generator(device=device)
+        if seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(seed)
+
+    def bernoulli(self, probability: float) -> bool:
+        """True with this probability."""
+        return float(torch.rand((), generator=self.generator, device=self.generator.device, dtype=torch.float64)) < probability
+
+    def categorical(self, probs: Tensor) -> int:
+        """An index drawn from ``probs`` [V] (non-negative, any scale, not all zero)."""
+        return int(torch.multinomial(probs, 1, generator=self.generator))
+
+    def draws(self, probs: Tensor, count: int, replacement: bool) -> Tensor:
+        """``count`` indices per row of ``probs`` [n, V], in draw order: int64 [n, count].
+
+        Without replacement a row may have fewer than ``count`` positive entries; the rest is filled with -1.
+        """
+        if replacement:
+            return torch.multinomial(probs, count, replacement=True, generator=self.generator)
+        # Exponential races: the order of arrival is the order of sequential draws without replacement.
+        noise = torch.empty_like(probs).exponential_(generator=self.generator)
+        arrival = torch.where(probs > 0, noise / probs, torch.inf)
+        times, tokens = arrival.topk(min(count, probs.shape[-1]), dim=-1, largest=False, sorted=True)
+        tokens = tokens.masked_fill(times.isinf(), -1)
+        return torch.nn.functional.pad(tokens, (0, count - tokens.shape[-1]), value=-1)

@@ -1,0 +1,130 @@
+"""What a decode step reads and moves: tokens, stop rules, randomness, the target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from specdecodes.core.sampling import LogitsPipeline, Rng, SamplingParams, node_prefixes
+from specdecodes.core.text import StopStrings
+from specdecodes.core.tree import Tree, Verdict
+
+if TYPE_CHECKING:
+    from specdecodes.models.target import Target
+
+
+class DecodeState:
+    """The state of one generation.
+
+    Attributes:
+        target: the model that decides.
+        params, pipeline, rng: how tokens are chosen; the drafter uses the same pipeline.
+        prompt: int64 [B, L]. model_inputs: what else the prefill was given (padding mask, pixel values).
+        root: int64 [B, 1] on the target's device: the last emitted token, in no cache yet.
+        history: per row, prompt and emitted tokens, the root last (host lists; read only for components).
+        tokens: per row, the emitted tokens. accept_lengths: tokens emitted by each step (row 0), bonus included.
+        draws: how the tree builder must come by children in this generation (see ``Tree.draws``).
+        extras: for components that hand each other something the contract has no field for.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        prompt: Tensor,
+        params: SamplingParams,
+        *,
+        pipeline: LogitsPipeline | None = None,
+        rng: Rng | None = None,
+        eos_ids: Sequence[int] = (),
+        stop: StopStrings | None = None,
+        draws: str = "none",
+        model_inputs: dict[str, Any] | None = None,
+    ) -> None:
+        self.target = target
+        self.prompt = prompt
+        self.params = params
+        self.pipeline = pipeline or LogitsPipeline(params)
+        self.rng = rng or Rng(params.seed, target.device)
+        self.eos_ids = frozenset() if params.ignore_eos else frozenset(eos_ids)
+        self.stop = stop
+        self.draws = draws
+        self.model_inputs = model_inputs or {}
+        self.history: list[list[int]] = prompt.tolist()
+        self.tokens: list[list[int]] = [[] for _ in self.history]
+        self.accept_lengths: list[int] = []
+        self.done = [False] * len(self.history)
+        self.extras: dict[str, Any] = {}
+        self.root = prompt[:, -1:]
+        self._emitted: list[list[int]] = []
+
+    @property
+    def finished(self) -> bool:
+        """Whether every row has ended."""
+        return all(self.done)
+
+    def first(self, logits: Tensor) -> None:
+        """Choose the first token of every row from the prefill's ``logits`` [B, V]; it belongs to no step."""
+        scores = self.pipeline(logits, self.history)
+        if self.pipeline.greedy:
+            self.root = scores.argmax(-1, keepdim=True)
+        else:
+            drawn = [self.rng.categorical(row.exp()) for row in scores]
+            self.root = torch.tensor(drawn, device=scores.device)[:, None]
+        for row, token in enumerate(self.root[:, 0].tolist()):
+            self._append(row, [token])
+
+    def process(self, logits: Tensor, tree: Tree) -> Tensor:
+        """The target's ``logits`` [B, T, V] after all processors: log-probabilities, or plain scores when greedy."""
+        prefixes = node_prefixes(self.history, tree) if self.pipeline.needs_prefix else None
+        return self.pipeline(logits.flatten(0, 1), prefixes).view(logits.shape)
+
+    def clip(self, verdict: Verdict, tree: Tree) -> Verdict:
+        """Cut the verdict at the first end-of-text token and at ``max_new_tokens``.
+
+        The one device-to-host copy of a step. What a row emits is its accepted tokens and the bonus; the last
+        of them is never committed (it is the next root), so a row cut after j + 1 tokens keeps j accepted nodes.
+        """
+        on_path = tree.tokens.gather(1, verdict.path.clamp(min=0))
+        host = torch.cat([verdict.num_accepted[:, None], verdict.bonus[:, None], on_path], dim=1).tolist()
+        self._emitted = []
+        keep, last = [], []
+        for row, (accepted, bonus, _, *drafted) in enumerate(host):
+            emitted = [*drafted[:accepted], bonus]
+            if self.done[row]:
+                emitted = emitted[:1]
+            room = self.params.max_new_tokens - len(self.tokens[row])
+            end = next((i + 1 for i, token in enumerate(emitted) if token in self.eos_ids), len(emitted))
+            emitted = emitted[: max(1, min(end, room))]
+            self._emitted.append(emitted)
+            keep.append(len(emitted) - 1)
+            last.append(emitted[-1])
+        if keep == [row[0] for row in host]:
+            return verdict
+        num_accepted = torch.tensor(keep, device=verdict.path.device)
+        column = torch.arange(verdict.path.shape[1], device=verdict.path.device)
+        path = verdict.path.masked_fill(column > num_accepted[:, None], -1)
+        return Verdict(path, num_accepted, torch.tensor(last, device=verdict.path.device))
+
+    def advance(self, verdict: Verdict) -> None:
+        """Emit what :meth:`clip` kept; stop strings end a row at the token that completes them."""
+        emitted = 0
+        for row, tokens in enumerate(self._emitted):
+            if not self.done[row]:
+                count = self._append(row, tokens)
+                emitted = count if row == 0 else emitted
+        self.accept_lengths.append(emitted)
+        self.root = verdict.bonus[:, None]
+
+    def _append(self, row: int, tokens: Sequence[int]) -> int:
+        """Append tokens to a row until one ends it; returns how many were appended."""
+        for count, token in enumerate(tokens, 1):
+            self.tokens[row].append(token)
+            self.history[row].append(token)
+            stopped = self.stop is not None and self.stop.completed_by(self.tokens[row])
+            if stopped or token in self.eos_ids or len(self.tokens[row]) >= self.params.max_new_tokens:
+                self.done[row] = True
+                return count
+        return len(tokens)

@@ -1,0 +1,231 @@
+"""The three objects that travel between the hooks of one decode step: Proposal, Tree, Verdict.
+
+Letters: B batch rows, T tree nodes (node 0 is the root, parents come first), D path length, V vocabulary,
+n slots asked about at once, K children per node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class Proposal(Protocol):
+    """A drafter's answer for one step: a distribution over the next token at every slot that was expanded.
+
+    A slot is a node of the drafter's own tree; slot 0 is the root and has been run. All tensors live on the
+    target's device; token ids are the target's.
+    """
+
+    marginals: Tensor | None
+    """Per-depth log-probabilities [B, depth, V] of a parallel drafter, float32; None for all others."""
+
+    def topk(self, slots: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The ``k`` best next tokens at ``slots`` [B, n]: tokens (int64) and log-probabilities (float32), [B, n, k].
+
+        Best first. A drafter with fewer than ``k`` candidates fills up with token -1 and log-probability -inf;
+        a tree builder leaves those out.
+        """
+
+    def logq(self, slots: Tensor) -> Tensor:
+        """The processed draft log-probabilities at ``slots`` [B, n]: float32 [B, n, V]."""
+
+    def expand(self, slots: Tensor, tokens: Tensor) -> Tensor:
+        """Run ``tokens`` [B, n] as children of ``slots`` [B, n]; returns their new slots [B, n]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """A tree of drafted tokens below the last accepted one.
+
+    Attributes:
+        tokens: int64 [B, T]; node 0 is the root, the last accepted token, which no cache holds yet.
+        parents: int64 [B, T]; ``parents[:, 0] == -1`` and ``parents[:, i] < i``. Siblings stand in draw order.
+        num_nodes: int64 [B] (None: all T). Nodes from there on are padding: parent 0, never a parent, never accepted.
+        slots: int64 [B, T] or None: the drafter's slot of each node, -1 where the drafter has not run it.
+        logq: float32 [B, T, V] or None: row i is the draft distribution that the children of node i were drawn
+            from (its values at nodes without children mean nothing).
+        draws: how children came about: ``none`` (chosen by score), ``iid`` or ``without_replacement``.
+        topology: what follows from ``parents``, where the builder has it already (a static shape builds it once).
+    """
+
+    tokens: Tensor
+    parents: Tensor
+    num_nodes: Tensor | None = None
+    slots: Tensor | None = None
+    logq: Tensor | None = None
+    draws: str = "none"
+    topology: Topology | None = None
+
+    @classmethod
+    def checked(
+        cls,
+        tokens: Tensor,
+        parents: Tensor,
+        num_nodes: Tensor | None = None,
+        slots: Tensor | None = None,
+        logq: Tensor | None = None,
+        draws: str = "none",
+        *,
+        vocab_size: int | None = None,
+    ) -> Tree:
+        """Build a tree from what a user passes in, reading (and so synchronising on) every value.
+
+        Raises:
+            ValueError: a shape, dtype or value that breaks the contract above; the message names the field,
+                what was expected and what came.
+        """
+        _check_ids("tokens", tokens)
+        _check_ids("parents", parents)
+        if tokens.shape != parents.shape:
+            raise ValueError(
+                f"Tree.parents: expected the shape of tokens {tuple(tokens.shape)}, got {tuple(parents.shape)}"
+            )
+        rows, count = tokens.shape
+        num_nodes = torch.full((rows,), count, device=tokens.device) if num_nodes is None else num_nodes
+        if num_nodes.shape != (rows,) or num_nodes.dtype != torch.long:
+            raise ValueError(
+                f"Tree.num_nodes: expected int64 of shape ({rows},), got {num_nodes.dtype} {tuple(num_nodes.shape)}"
+            )
+        for row in range(rows):
+            _check_row(row, parents[row].tolist(), int(num_nodes[row]), count)
+        _check_range("tokens", tokens, 0, vocab_size)
+        if slots is not None and slots.shape != tokens.shape:
+            raise ValueError(
+                f"Tree.slots: expected the shape of tokens {tuple(tokens.shape)}, got {tuple(slots.shape)}"
+            )
+        if logq is not None and (logq.ndim != 3 or logq.shape[:2] != tokens.shape):
+            raise ValueError(f"Tree.logq: expected [{rows}, {count}, V], got {tuple(logq.shape)}")
+        if draws not in DRAWS:
+            raise ValueError(f"Tree.draws: expected one of {', '.join(DRAWS)}, got {draws!r}")
+        return cls(tokens, parents, num_nodes, slots, logq, draws)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(B, T)."""
+        return self.tokens.shape[0], self.tokens.shape[1]
+
+    @cached_property
+    def structure(self) -> Topology:
+        """What follows from the parents alone: ancestors, depths, paths."""
+        return self.topology if self.topology is not None else Topology(self.parents)
+
+    @cached_property
+    def real(self) -> Tensor:
+        """bool [B, T]: which nodes are not padding."""
+        rows, count = self.shape
+        if self.num_nodes is None:
+            return torch.ones(rows, count, dtype=torch.bool, device=self.tokens.device)
+        return torch.arange(count, device=self.tokens.device) < self.num_nodes[:, None]
+
+
+DRAWS = ("none", "iid", "without_replacement")
+"""How the children of a node came about: chosen by score, drawn independently, drawn without replacement."""
+
+
+class Topology:
+    """Everything that follows from a tree's parents [B, T]; a static tree builds it once and shares it.
+
+    No Python loop over nodes: ancestors come from repeated squaring of the parent relation, log2(T) products.
+    """
+
+    def __init__(self, parents: Tensor) -> None:
+        self.parents = parents
+        rows, count = parents.shape
+        device = parents.device
+        nodes = torch.arange(count, device=device)
+        # reach[b, i, j]: j is i or an ancestor of i
+        reach = torch.eye(count, device=device).repeat(rows, 1, 1)
+        reach[(parents[..., None] == nodes)] = 1.0
+        for _ in range(max(count - 1, 1).bit_length()):
+            reach = (reach @ reach).clamp_(max=1.0)
+        self.ancestors = reach > 0.5
+        """bool [B, T, T]: ``ancestors[b, i, j]`` iff j is i itself or above it."""
+        self.depths = self.ancestors.sum(-1) - 1
+        """int64 [B, T]: 0 at the root."""
+
+    @cached_property
+    def paths(self) -> Tensor:
+        """int64 [B, T, D]: the nodes from the root down to each node, right-padded with -1; D = deepest depth + 1."""
+        rows, count = self.parents.shape
+        deepest = int(self.depths.max()) + 1
+        nodes = torch.arange(count, device=self.parents.device)
+        paths = torch.full((rows, count, count + 1), -1, dtype=torch.long, device=self.parents.device)
+        # Each ancestor j of i stands at position depth(j); everything else goes to the spare last column.
+        column = torch.where(self.ancestors, self.depths[:, None, :], count)
+        paths.scatter_(2, column, nodes.expand(rows, count, count))
+        return paths[..., :deepest]
+
+    def windows(self, width: int) -> Tensor:
+        """int64 [B, T, width]: where a causal conv of ``width`` taps reads, newest last.
+
+        Indices point into ``width`` cached inputs (0 oldest) followed by the T nodes, so node i is ``width + i``.
+        """
+        cached = self._windows.get(width)
+        if cached is None:
+            node = torch.arange(self.parents.shape[1], device=self.parents.device).expand_as(self.parents)
+            columns = []
+            for _ in range(width):
+                columns.append(node + width)
+                above = self.parents.gather(1, node.clamp(min=0))
+                # Above the root (-1) come the cached inputs -1, -2, ...: one further back per tap.
+                node = torch.where(node >= 0, above, node - 1)
+            cached = self._windows[width] = torch.stack(columns[::-1], dim=-1)
+        return cached
+
+    @cached_property
+    def _windows(self) -> dict[int, Tensor]:
+        return {}
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What the target accepted of a tree.
+
+    Attributes:
+        path: int64 [B, D]: accepted node ids from the root (always first), right-padded with -1.
+        num_accepted: int64 [B]: accepted drafted tokens, so ``path`` holds ``num_accepted + 1`` nodes.
+        bonus: int64 [B]: the token after the path, from the target's own distribution; the next root.
+            -1 in a row that ended inside the path (only ``DecodeState.clip`` writes that).
+    """
+
+    path: Tensor
+    num_accepted: Tensor
+    bonus: Tensor
+
+
+def _check_ids(name: str, ids: Tensor) -> None:
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.dtype != torch.long or 0 in ids.shape:
+        got = f"{ids.dtype} of shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+        raise ValueError(f"Tree.{name}: expected a non-empty int64 tensor [B, T], got {got}")
+
+
+def _check_range(name: str, ids: Tensor, low: int, high: int | None) -> None:
+    if int(ids.min()) < low or (high is not None and int(ids.max()) >= high):
+        bound = f"{low} to {high - 1}" if high is not None else f"at least {low}"
+        raise ValueError(f"Tree.{name}: expected token ids {bound}, got {int(ids.min())} to {int(ids.max())}")
+
+
+def _check_row(row: int, parents: list[int], num_nodes: int, count: int) -> None:
+    if not 1 <= num_nodes <= count:
+        raise ValueError(f"Tree.num_nodes: row {row}: expected 1 to {count}, got {num_nodes}")
+    if parents[0] != -1:
+        raise ValueError(f"Tree.parents: row {row}: expected -1 at the root (node 0), got {parents[0]}")
+    for node in range(1, count):
+        parent = parents[node]
+        if node >= num_nodes:
+            if parent != 0:
+                raise ValueError(f"Tree.parents: row {row}: padding node {node} must have parent 0, got {parent}")
+        elif parent == -1:
+            raise ValueError(
+                f"Tree.parents: row {row}: node {node} is a second root; expected a parent from 0 to {node - 1}"
+            )
+        elif not 0 <= parent < node:
+            raise ValueError(
+                f"Tree.parents: row {row}: node {node} has parent {parent}; expected 0 to {node - 1} (parents come first, no cycles)"
+            )

@@ -1,0 +1,104 @@
+"""Rebind the ops that transformers' recurrent mixers call, so that a pass of ours can serve them.
+
+Since transformers 5.15 every recurrent mixer calls module-level functions for its convolution and its
+scan. :func:`install` replaces those names, process-wide and once per modeling file, by dispatchers that
+hand the call to the pass under way in this thread and fall through to the stock function when there is
+none. Projections, norms, multipliers, experts and attention stay stock code.
+
+The pass travels in a ``threading.local``: ``torch.compile`` traces an attribute of it, and cannot trace
+a ``contextvars.ContextVar``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class Pass(Protocol):
+    """What serves the rebound ops during one forward: one method per op, named after it."""
+
+    def causal_conv1d_fn(self, *args: Any, **kwargs: Any) -> Tensor: ...  # noqa: ANN401
+    def causal_conv1d_update(self, *args: Any, **kwargs: Any) -> Tensor: ...  # noqa: ANN401
+    def mamba2_chunk_scan(self, *args: Any, **kwargs: Any) -> Any: ...  # noqa: ANN401
+    def mamba2_selective_state_update(self, *args: Any, **kwargs: Any) -> Tensor: ...  # noqa: ANN401
+
+
+OPS: dict[str, tuple[str, ...]] = {
+    "causal_conv1d_fn": ("hidden_states", "weight", "bias", "activation"),
+    "causal_conv1d_update": ("hidden_states", "conv_state", "weight", "bias", "activation"),
+    "mamba2_chunk_scan": ("hidden_states", "dt", "A", "B", "C", "chunk_size", "D", "dt_bias", "initial_states"),
+    "mamba2_selective_state_update": ("state", "hidden_states", "dt", "A", "B", "C", "D", "dt_bias"),
+}
+"""The ops we serve and the leading parameters that we rely on."""
+
+
+class _Active(threading.local):
+    current: Pass | None = None
+
+
+_active = _Active()
+_rebound: dict[str, set[str]] = {}
+
+
+@contextmanager
+def serving(current: Pass) -> Iterator[None]:
+    """Serve the rebound ops of this thread with ``current`` for the length of the block."""
+    before = _active.current
+    _active.current = current
+    try:
+        yield
+    finally:
+        _active.current = before
+
+
+def modeling_modules(model: nn.Module) -> list[ModuleType]:
+    """The modeling files that the submodules of ``model`` come from, in order of first use."""
+    names = dict.fromkeys(type(module).__module__ for module in model.modules())
+    return [sys.modules[name] for name in names if name in sys.modules]
+
+
+def install(model: nn.Module) -> set[str]:
+    """Rebind the ops of all modeling files behind ``model``; returns the names of the ops found there.
+
+    Raises:
+        ValueError: an op's signature is not the one we know (a transformers version we have not seen).
+    """
+    found: set[str] = set()
+    for module in modeling_modules(model):
+        done = _rebound.setdefault(module.__name__, set())
+        for name, expected in OPS.items():
+            stock = getattr(module, name, None)
+            if not callable(stock):
+                continue
+            found.add(name)
+            if name in done:
+                continue
+            parameters = tuple(inspect.signature(stock).parameters)
+            if missing := [p for p in expected if p not in parameters]:
+                raise ValueError(
+                    f"{module.__name__}.{name}: expected parameters {', '.join(expected)}, got {', '.join(parameters)} "
+                    f"(no {', '.join(missing)}); this transformers version is not supported"
+                )
+            setattr(module, name, _dispatcher(name, stock))
+            done.add(name)
+    return found
+
+
+def _dispatcher(name: str, stock: Callable[..., Any]) -> Callable[..., Any]:
+    def dispatch(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the op's own signature
+        current = _active.current
+        if current is None:
+            return stock(*args, **kwargs)
+        return getattr(current, name)(*args, **kwargs)
+
+    dispatch.__name__ = dispatch.__qualname__ = name
+    dispatch.__wrapped__ = stock  # type: ignore[attr-defined] - keeps inspect.signature truthful
+    return dispatch

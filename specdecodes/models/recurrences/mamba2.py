@@ -1,0 +1,195 @@
+"""The Mamba-2 recurrence of a model: one :class:`Mamba2Layer` per mixer, moved together by a :class:`Mamba2Stack`.
+
+Letters: B rows, T nodes, n expanded nodes, C conv channels, W conv width, H heads, P head dim, G groups, N state dim,
+D path length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specdecodes.kernels.causal_conv.naive import activate, sequence_conv, tree_conv, window_conv
+from specdecodes.kernels.mamba2_scan.naive import (
+    chunk_scan,
+    compute_dtype,
+    discretize,
+    jump,
+    step_,
+    tree_scan,
+    tree_states,
+)
+
+
+@dataclass
+class Mamba2Layer:
+    """Committed state and fixed parameters of one mixer; the parameters are learned from its first op calls.
+
+    Attributes:
+        window: the last W raw conv inputs, oldest first [B, C, W], model dtype.
+        state: the recurrent state [B, H, P, N], float32 (float64 in a float64 model).
+    """
+
+    index: int
+    window: Tensor | None = None
+    state: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    activation: str | None = None
+    A: Tensor | None = None
+    dt_bias: Tensor | None = None
+    dt_limit: tuple[float, float] = (0.0, float("inf"))
+    softplus: bool = True
+    groups: int = 1
+
+    def reset(self) -> None:
+        """Back to the empty prefix; buffers are kept, so their addresses stay."""
+        for buffer in (self.window, self.state):
+            if buffer is not None:
+                buffer.zero_()
+
+    @property
+    def shape_key(self) -> tuple[Any, ...]:
+        """Layers with equal keys can be stacked."""
+        assert self.window is not None and self.state is not None and self.weight is not None
+        has = (self.bias is not None, self.dt_bias is not None)
+        return (*self.window.shape, *self.state.shape, self.groups, self.activation, self.dt_limit, self.softplus, has)
+
+    # -- a sequence: prefill and re-running an accepted path ------------------------------------------------------
+
+    def sequence_conv(self, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+        """Convolve raw inputs [B, C, T] that continue the committed prefix, and move the window behind them."""
+        width = weight.shape[-1]
+        if self.window is None:
+            self.weight, self.bias, self.activation = weight.detach(), bias, activation
+            self.window = x.new_zeros(*x.shape[:-1], width)
+        joined = torch.cat([self.window, x], dim=-1)
+        self.window.copy_(joined[..., -width:])
+        return sequence_conv(joined[..., 1:], weight, bias, activation)[..., width - 1 :]
+
+    def sequence_scan(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, **kw: Any) -> Tensor:  # noqa: ANN401
+        """Scan [B, T, H, P] from the committed state, and move the state behind it."""
+        dt = self.steps(dt, A, B, **kw)
+        if self.state is None:
+            shape = (x.shape[0], x.shape[2], x.shape[3], B.shape[3])
+            self.state = torch.zeros(shape, dtype=compute_dtype(x.dtype), device=x.device)
+        y, state = chunk_scan(x, dt, A, B, C, D, self.state)
+        self.state.copy_(state)
+        return y
+
+    def steps(self, dt: Tensor, A: Tensor, B: Tensor, dt_bias: Tensor | None, softplus: bool, limit: tuple[float, float]) -> Tensor:
+        """Step sizes of this call; remembers the parameters that a jump needs."""
+        if self.A is None:
+            self.A, self.dt_bias, self.softplus, self.dt_limit = A.detach(), dt_bias, softplus, limit
+            self.groups = B.shape[-2]
+        return discretize(dt, dt_bias, limit, softplus)
+
+
+class Mamba2Stack:
+    """Layers of one shape, moved together: one set of ops for all layers instead of one per layer."""
+
+    def __init__(self, layers: list[Mamba2Layer]) -> None:
+        self.layers = layers
+        first = layers[0]
+        assert first.state is not None and first.window is not None
+        self.heads, self.head_dim, self.state_dim = first.state.shape[1:]
+        self.channels, self.width = first.window.shape[1:]
+        # A jump needs x and B, the first channels of the conv; C is for outputs only.
+        self.needed = self.heads * self.head_dim + first.groups * self.state_dim
+        self.weight = torch.stack([_some(layer.weight)[: self.needed] for layer in layers])[:, None, None]
+        self.bias = None if first.bias is None else torch.stack([_some(layer.bias)[: self.needed] for layer in layers])[:, None, None]
+        self.A = torch.stack([_some(layer.A) for layer in layers])[:, None, None]
+        self.dt_bias = None if first.dt_bias is None else torch.stack([_some(layer.dt_bias) for layer in layers])[:, None, None]
+
+    def jump(self, inputs: Tensor, dt: Tensor, path: Tensor) -> None:
+        """Move every layer along ``path`` [B, D] (padded with -1), in closed form and in place.
+
+        Args:
+            inputs: raw conv inputs that scoring kept, [layers, B, T, C]; dt: raw step sizes [layers, B, T, H].
+        """
+        first = self.layers[0]
+        valid = path >= 0
+        nodes = path.clamp(min=0)
+        inputs, dt = _rows(inputs, nodes), _rows(dt, nodes)
+        windows = torch.stack([_some(layer.window) for layer in self.layers]).transpose(2, 3)  # [layers, B, W, C]
+        joined = torch.cat([windows, inputs.to(windows.dtype)], dim=2)
+        count, width = path.shape[1], self.width
+        taps = torch.stack([joined[:, :, 1 + d : 1 + d + width, : self.needed] for d in range(count)], dim=2)
+        mixed = window_conv(taps.transpose(3, 4), self.weight, self.bias, first.activation)  # [layers, B, D, needed]
+        x, B = mixed.split([self.heads * self.head_dim, first.groups * self.state_dim], dim=-1)
+        steps = discretize(dt, self.dt_bias, first.dt_limit, first.softplus) * valid[None, :, :, None]
+        decay, added = jump(
+            x.unflatten(-1, (self.heads, self.head_dim)), steps, self.A, B.unflatten(-1, (first.groups, self.state_dim))
+        )
+        last = valid.sum(1)[:, None] + torch.arange(width, device=path.device)  # the window ends with the path
+        ends = _rows(joined, last).transpose(2, 3)
+        for i, layer in enumerate(self.layers):
+            _some(layer.state).mul_(decay[i][..., None, None]).add_(added[i])
+            _some(layer.window).copy_(ends[i])
+
+    def select(self, windows: list[Tensor], states: list[Tensor], nodes: Tensor) -> None:
+        """Move every layer to the state kept for node ``nodes`` [B]: windows [B, T, C, W], states [B, T, H, P, N]."""
+        rows = torch.arange(nodes.shape[0], device=nodes.device)
+        for layer, window, state in zip(self.layers, windows, states, strict=True):
+            _some(layer.window).copy_(window[rows, nodes])
+            _some(layer.state).copy_(state[rows, nodes])
+
+
+def make_stacks(layers: list[Mamba2Layer]) -> list[Mamba2Stack]:
+    """Group layers by shape, in order of first appearance."""
+    groups: dict[tuple[Any, ...], list[Mamba2Layer]] = {}
+    for layer in layers:
+        groups.setdefault(layer.shape_key, []).append(layer)
+    return [Mamba2Stack(group) for group in groups.values()]
+
+
+def score_conv(layer: Mamba2Layer, x: Tensor, index: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+    """Convolve the nodes of a tree [B, C, T] along their paths; the committed window is only read."""
+    return tree_conv(x, _some(layer.window), index, weight, bias, activation)
+
+
+def score_scan(layer: Mamba2Layer, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, ancestors: Tensor) -> Tensor:
+    """Scan the nodes of a tree; ``dt`` are step sizes; the committed state is only read."""
+    return tree_scan(x, dt, A, B, C, D, _some(layer.state), ancestors)
+
+
+def node_states(layer: Mamba2Layer, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, ancestors: Tensor) -> Tensor:
+    """The state after every node, [B, T, H, P, N]."""
+    return tree_states(x, dt, A, B, _some(layer.state), ancestors)
+
+
+def node_windows(layer: Mamba2Layer, x: Tensor, index: Tensor) -> Tensor:
+    """The conv window after every node, [B, T, C, W]; ``x`` raw inputs [B, C, T]."""
+    joined = torch.cat([_some(layer.window), x], dim=-1).transpose(1, 2)
+    rows = torch.arange(x.shape[0], device=x.device)[:, None, None]
+    return joined[rows, index].transpose(2, 3)
+
+
+def advance_conv(window: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+    """One token per row: shift ``x`` [R, C] into ``window`` [R, C, W] in place and convolve it; returns [R, C]."""
+    window.copy_(torch.cat([window[..., 1:], x[..., None].to(window.dtype)], dim=-1))
+    if window.dtype in (torch.float32, torch.float64):
+        y = torch.linalg.vecdot(window, weight.to(window.dtype))
+        return activate(y if bias is None else y + bias, activation)
+    return window_conv(window, weight, bias, activation)
+
+
+def advance_scan(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None) -> Tensor:
+    """One token per row: advance ``state`` [R, H, P, N] in place; returns y [R, H, P]."""
+    return step_(state, x, dt, A, B, C, D)
+
+
+def _rows(values: Tensor, nodes: Tensor) -> Tensor:
+    """Gather nodes [B, D] of values [layers, B, T, F] -> [layers, B, D, F]."""
+    if nodes.shape[0] == 1:
+        return values.index_select(2, nodes[0])
+    rows = torch.arange(nodes.shape[0], device=nodes.device)[:, None]
+    return values[:, rows, nodes]
+
+
+def _some(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None, "the layer has not been prefilled"
+    return tensor

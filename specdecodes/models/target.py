@@ -1,0 +1,317 @@
+"""A stock causal model that can score a tree: prefill, score, commit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from specdecodes.core.tree import Topology, Tree
+from specdecodes.models.cache import TreeCache
+from specdecodes.models.families import check_supported, signature_of
+from specdecodes.models.interpose import install, serving
+from specdecodes.models.passes import CachedPass, SequencePass, StepPass, TreePass
+from specdecodes.models.recurrences.mamba2 import Mamba2Stack, make_stacks
+
+if TYPE_CHECKING:
+    from specdecodes.plugins.states.base import StateBackend
+
+PREFILL_CHUNK = 1024
+"""Tokens per prefill forward: bounds the mask to [chunk, length]."""
+COMPILED_CAPACITY = 4096
+"""Positions of the static caches of a compiled target, where the model allows more."""
+
+
+class Target:
+    """A stock Hugging Face causal model with a committed prefix, on which trees are scored.
+
+    Args:
+        model: a loaded causal model of a supported family; its weights are not changed.
+        backend: what scoring keeps and how a commit moves the recurrent state (default: ``replay``).
+        compile: compile steps, scores and commits with ``torch.compile``; then the caches are static.
+        max_length: positions of a static cache (None: grow as needed; compiled: 4,096 or what the model allows).
+
+    Attributes:
+        length: committed tokens. vocab_size, device, dtype, eos_ids: the model's.
+        step_in_place: single-node trees advance the state while they are scored (plain decoding sets it); the
+            caller then must commit every tree that it scores.
+
+    Raises:
+        ValueError: a family or configuration that is not supported (see :func:`check_supported`).
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, *, backend: StateBackend | None = None, compile: bool = False, max_length: int | None = None  # noqa: A002
+    ) -> None:
+        check_supported(model.config)
+        install(model)
+        self.model = model.eval()
+        self.signature = signature_of(model)
+        if backend is None:
+            from specdecodes.plugins.states.replay import Replay
+
+            backend = Replay()
+        self.backend = backend
+        self.compile = compile
+        if compile and max_length is None:
+            max_length = min(self.signature.max_positions or COMPILED_CAPACITY, COMPILED_CAPACITY)
+        self.max_length = max_length
+        self.cache = TreeCache(max_length)
+        self.step_in_place = False
+        self.max_depth = 0
+        self.stacks: list[Mamba2Stack] = []
+        self._passes: dict[Any, CachedPass] = {}
+        self._in_flight: TreePass | StepPass | None = None
+        self._scored: Tree | None = None
+        self._forward_tree = torch.compile(self._tree_forward, dynamic=False, fullgraph=True) if compile else self._tree_forward
+        self._forward_step = torch.compile(self._step_forward, dynamic=False, fullgraph=True) if compile else self._step_forward
+
+    # -- what the model is ----------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens and trees must live."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's dtype."""
+        return self.model.dtype
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of the logits."""
+        embeddings = self.model.get_output_embeddings()
+        return int(embeddings.weight.shape[0]) if embeddings is not None else int(self.model.config.vocab_size)
+
+    @property
+    def eos_ids(self) -> list[int]:
+        """The model's end-of-text ids (config and generation config)."""
+        found: list[int] = []
+        for config in (self.model.config, getattr(self.model, "generation_config", None)):
+            ids = getattr(config, "eos_token_id", None)
+            found += ids if isinstance(ids, list) else [] if ids is None else [ids]
+        return sorted(set(found))
+
+    @property
+    def length(self) -> int:
+        """Committed tokens."""
+        return self.cache.length
+
+    def check_room(self, rows: int, prompt: int, new: int) -> None:
+        """Refuse a prompt that cannot be decoded, before anything is run.
+
+        Raises:
+            ValueError: more rows than one (B > 1 is not supported yet), or more positions than the model allows.
+        """
+        if rows != 1:
+            raise ValueError(f"prompt: expected one row (B = 1), got {rows}; batches are not supported yet, decode the rows one by one")
+        for name, limit in (
+            ("the model allows", self.signature.max_positions),
+            ("its sliding window covers", self.signature.window),
+            ("the static cache holds", self.max_length),
+        ):
+            if limit is not None and prompt + new > limit:
+                raise ValueError(
+                    f"prompt: {prompt} tokens and max_new_tokens {new} make {prompt + new}, but {name} {limit} positions; "
+                    "shorten the prompt or lower max_new_tokens"
+                )
+
+    # -- the three calls ------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def prefill(self, ids: Tensor, **model_inputs: Any) -> Tensor:  # noqa: ANN401 - whatever the model takes
+        """Forget everything, commit ``ids`` [B, L] (int64) and return the logits after them [B, V].
+
+        Raises:
+            ValueError: an empty prompt, more rows than one, more tokens than the model allows, a padding mask.
+        """
+        if ids.ndim != 2 or ids.shape[1] == 0:
+            raise ValueError(f"prefill: expected token ids [B, L] with L >= 1, got shape {tuple(ids.shape)}")
+        self.check_room(ids.shape[0], ids.shape[1], 0)
+        mask = model_inputs.pop("attention_mask", None)
+        if mask is not None and not bool((mask == 1).all()):
+            raise ValueError("prefill: attention_mask: expected all ones (one row needs no padding), got zeros")
+        self.cache.reset()
+        self._scored = self._in_flight = None
+        logits = self._run_sequence(ids, **model_inputs)
+        if not self.stacks and self.cache.recurrent:
+            self.stacks = make_stacks(list(self.cache.recurrent.values()))
+        return logits
+
+    @torch.inference_mode()
+    def score(self, tree: Tree) -> Tensor:
+        """Logits [B, T, V] after every node of ``tree``, each conditioned on the committed prefix and its own path.
+
+        Commits nothing (except as ``step_in_place`` says): the same tree scored twice gives the same logits.
+        """
+        count = tree.shape[1]
+        if count == 1 and self.step_in_place:
+            return self._score_step(tree)
+        current = self._tree_pass(count)
+        current.aim(tree.structure)
+        self._reserve(self.length + count)
+        positions, mask, slots = self._place(tree.structure)
+        with serving(current):
+            self.cache.serving = current
+            logits, self._kept = self._forward_tree(current, tree.tokens, positions, mask, slots)
+        self._in_flight, self._scored = current, tree
+        return logits
+
+    @torch.inference_mode()
+    def commit(self, path: Tensor) -> None:
+        """Move all caches and states along ``path`` [B, D]: nodes of the tree scored last, root first, padded with -1.
+
+        Raises:
+            RuntimeError: no tree was scored since the last commit.
+        """
+        tree, current = self._scored, self._in_flight
+        if tree is None or current is None:
+            raise RuntimeError("commit: no tree has been scored since the last commit")
+        accepted = [node for node in path[0].tolist() if node >= 0]
+        if isinstance(current, TreePass):
+            self._gather_rows(accepted)
+            if self.stacks:
+                self.backend.move(self, path)
+        self.cache.length += len(accepted)
+        self._scored = self._in_flight = None
+        self._kept = ()
+
+    # -- for state back-ends --------------------------------------------------------------------------------------
+
+    @property
+    def kept(self) -> Any:  # noqa: ANN401 - depends on the back-end
+        """What scoring kept, one entry per stack: (inputs [layers, B, T, C], dt [layers, B, T, H]) or (windows, states)."""
+        return self._kept
+
+    @property
+    def scored(self) -> Tree:
+        """The tree scored last and not committed yet."""
+        assert self._scored is not None
+        return self._scored
+
+    def run_again(self, tokens: Tensor) -> None:
+        """Commit the states of ``tokens`` [B, k] by running them from the committed prefix; the length stays."""
+        length = self.length
+        self._run_sequence(tokens)
+        self.cache.length = length
+
+    # -- forwards -------------------------------------------------------------------------------------------------
+
+    def _run_sequence(self, ids: Tensor, **model_inputs: Any) -> Tensor:  # noqa: ANN401
+        current = self._pass("sequence", SequencePass)
+        logits = ids.new_empty(0)
+        self.cache.serving = current
+        for chunk in ids.split(PREFILL_CHUNK, dim=1):
+            start, count = self.length, chunk.shape[1]
+            end = start + count
+            current.positions = torch.arange(start, end, device=ids.device)
+            current.visible = end
+            kwargs: dict[str, Any] = {"input_ids": chunk, **model_inputs}
+            if self.signature.attention:
+                mask = torch.full((count, end), torch.finfo(self.dtype).min, dtype=self.dtype, device=ids.device)
+                kwargs["attention_mask"] = mask.triu_(start + 1)[None, None]
+            if self.signature.takes_logits_to_keep:
+                kwargs["logits_to_keep"] = 1
+            with serving(current):
+                logits = self._call(kwargs, current.positions[None])
+            self.cache.length = end
+        return logits[:, -1]
+
+    def _call(self, kwargs: dict[str, Any], positions: Tensor) -> Tensor:
+        if self.signature.takes_positions:
+            kwargs["position_ids"] = positions
+        kwargs[self.signature.cache_argument] = self.cache
+        logits: Tensor = self.model(use_cache=True, **kwargs).logits
+        return logits
+
+    def _tree_forward(self, current: TreePass, ids: Tensor, positions: Tensor, mask: Tensor, slots: Tensor) -> tuple[Tensor, Any]:
+        current.positions, current.visible = slots, mask.shape[-1]
+        current.clear()
+        kwargs = {"input_ids": ids, "attention_mask": mask} if self.signature.attention else {"input_ids": ids}
+        logits = self._call(kwargs, positions)
+        # What is not finite must reach the descendants, which the passes hide from everything else.
+        broken = (current.ancestors & ~logits[..., 0].isfinite()[:, None]).any(-1)
+        logits = logits.masked_fill(broken[..., None], float("nan"))
+        kept = self._collect(current)
+        current.clear()
+        return logits, kept
+
+    def _step_forward(self, current: StepPass, ids: Tensor, positions: Tensor, mask: Tensor, slots: Tensor) -> Tensor:
+        current.positions, current.visible = slots, mask.shape[-1]
+        kwargs = {"input_ids": ids, "attention_mask": mask} if self.signature.attention else {"input_ids": ids}
+        return self._call(kwargs, positions)
+
+    def _score_step(self, tree: Tree) -> Tensor:
+        if self._in_flight is not None:
+            raise RuntimeError("score: the last step was taken in place and must be committed before the next")
+        current = self._pass("step", StepPass)
+        self._reserve(self.length + 1)
+        positions, mask, slots = self._place(tree.structure)
+        self.cache.serving = current
+        with serving(current):
+            logits = self._forward_step(current, tree.tokens, positions, mask, slots)
+        self._in_flight, self._scored = current, tree
+        return logits
+
+    def _place(self, topology: Topology) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions [B, T] by depth, the additive mask [B, 1, T, S], and where the nodes' keys go [T]."""
+        length, count = self.length, topology.parents.shape[1]
+        device = self.device
+        positions = topology.depths + length
+        slots = torch.arange(length, length + count, device=device)
+        if not self.signature.attention:
+            return positions, positions[:, None, None, :], slots
+        lowest = torch.finfo(self.dtype).min
+        visible = length + count
+        if self.compile:  # few sizes, so that the compiled shapes stay friendly; what lies beyond is masked
+            visible = min(-(-visible // 64) * 64, self.max_length or visible)
+        mask = torch.zeros(topology.parents.shape[0], 1, count, visible, dtype=self.dtype, device=device)
+        mask[..., length : length + count].masked_fill_(~topology.ancestors[:, None], lowest)
+        mask[..., length + count :] = lowest
+        if self.compile:
+            torch._dynamo.mark_dynamic(mask, 3)
+        return positions, mask, slots
+
+    def _collect(self, current: TreePass) -> Any:  # noqa: ANN401
+        if current.keep == "inputs":
+            return tuple(
+                (torch.stack([current.inputs[i] for i in order]), torch.stack([current.dts[i] for i in order]))
+                for order in self._orders()
+            )
+        if current.keep == "states":
+            return tuple(
+                ([current.windows[i] for i in order], [current.states[i] for i in order]) for order in self._orders()
+            )
+        return ()
+
+    def _orders(self) -> list[list[int]]:
+        """Per stack, the places of its layers in forward order."""
+        place = {index: i for i, index in enumerate(self.cache.recurrent)}
+        return [[place[layer.index] for layer in stack.layers] for stack in self.stacks]
+
+    def _gather_rows(self, accepted: list[int]) -> None:
+        if accepted == list(range(len(accepted))):
+            return  # a chain's accepted nodes lie where they belong
+        source = torch.tensor(accepted, device=self.device) + self.length
+        for rows in self.cache.attention.values():
+            rows.move(source, self.length)
+
+    def _reserve(self, length: int) -> None:
+        for rows in self.cache.attention.values():
+            rows.reserve(length)
+
+    def _pass(self, name: str, kind: type[Any]) -> Any:  # noqa: ANN401
+        if name not in self._passes:
+            self._passes[name] = kind(self.cache)
+        return self._passes[name]
+
+    def _tree_pass(self, count: int) -> TreePass:
+        key = ("tree", count)
+        if key not in self._passes:
+            self._passes[key] = TreePass(self.cache, self.backend.keep)
+        current = self._passes[key]
+        assert isinstance(current, TreePass)
+        return current

@@ -1,0 +1,279 @@
+"""Components by name, their discovery, and the typed facade over one decoder's hooks."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import inspect
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
+
+import pluggy
+
+from specdecodes import hookspecs
+
+if TYPE_CHECKING:
+    from specdecodes.core.decoder import Generation
+    from specdecodes.core.state import DecodeState
+    from specdecodes.core.tree import Proposal, Tree, Verdict
+    from specdecodes.models.target import Target
+
+logger = logging.getLogger("specdecodes")
+
+KINDS = ("drafter", "tree", "verifier", "state", "observer", "mode")
+
+Factory = Callable[..., Any]
+"""``factory(context, *, setting=default, ...)`` returns the component; a mode's factory is called with nothing."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a component's factory is told about the decoder that it will serve.
+
+    Attributes:
+        target: the target model, already loaded; its ``device``, ``dtype`` and ``vocab_size`` are what matters.
+        tokenizer: the target's tokenizer, or None.
+        draft: what the user named with ``draft=``: a folder, a hub id, a loaded model, a component's own word, or None.
+        compile: whether the decoder's forwards are compiled.
+    """
+
+    target: Target
+    tokenizer: Any = None
+    draft: Any = None
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One component per hook, plus settings. ``sampling`` lists verifiers in order of preference.
+
+    At temperature 0 ``greedy`` verifies; above it the first verifier of ``sampling`` whose declarations the drafter
+    and the tree builder can satisfy.
+    """
+
+    propose: str
+    build_tree: str
+    greedy: str
+    sampling: tuple[str, ...]
+    commit_state: str = "replay"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    help: str = ""
+
+
+@dataclass(frozen=True)
+class Component:
+    """One registered component: ``owner`` is the distribution (or module) that registered it."""
+
+    kind: str
+    name: str
+    factory: Factory
+    owner: str
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def help(self) -> str:
+        """The first line of the factory's documentation."""
+        return (inspect.getdoc(self.factory) or "").split("\n", 1)[0]
+
+    @property
+    def lossless(self) -> bool | None:
+        """What a verifier's factory declares; None for the other kinds."""
+        return getattr(self.factory, "lossless", None)
+
+    @property
+    def settings(self) -> dict[str, inspect.Parameter]:
+        """The keyword-only settings that the factory takes."""
+        parameters = inspect.signature(self.factory).parameters.values()
+        return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+class Registry:
+    """Components by kind and name."""
+
+    def __init__(self) -> None:
+        self._components: dict[tuple[str, str], Component] = {}
+        self._owner = "specdecodes"
+
+    @contextmanager
+    def owned_by(self, owner: str) -> Iterator[None]:
+        """Attribute what is added inside the block to ``owner``."""
+        before, self._owner = self._owner, owner
+        try:
+            yield
+        finally:
+            self._owner = before
+
+    def add(self, kind: str, name: str, factory: Factory, *, aliases: Iterable[str] = ()) -> None:
+        """Register ``factory`` under ``name`` (and ``aliases``).
+
+        Raises:
+            ValueError: unknown kind, or a name of that kind that somebody registered before (both owners are named).
+        """
+        if kind not in KINDS:
+            raise ValueError(f"registry: expected a kind of {', '.join(KINDS)}, got {kind!r}")
+        if not callable(factory):
+            raise ValueError(f"registry: {kind} {name!r}: expected a callable factory, got {type(factory).__name__}")
+        component = Component(kind, name, factory, self._owner, tuple(aliases))
+        for key in (name, *component.aliases):
+            if (other := self._components.get((kind, key))) is not None:
+                raise ValueError(
+                    f"registry: {kind} {key!r} is registered twice, by {other.owner} and by {self._owner}; rename one of them"
+                )
+        for key in (name, *component.aliases):
+            self._components[kind, key] = component
+
+    def get(self, kind: str, name: str) -> Component:
+        """Look a component up by name or alias.
+
+        Raises:
+            ValueError: unknown; the message suggests a near name and lists all.
+        """
+        component = self._components.get((kind, name))
+        if component is None:
+            raise ValueError(unknown(kind, name, [key for k, key in self._components if k == kind]))
+        return component
+
+    def names(self, kind: str) -> list[str]:
+        """The names of one kind, sorted, aliases left out."""
+        return sorted(c.name for (k, key), c in self._components.items() if k == kind and key == c.name)
+
+    def components(self) -> list[Component]:
+        """All components, by kind (in the order of ``KINDS``) and name."""
+        return [self.get(kind, name) for kind in KINDS for name in self.names(kind)]
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The message for an unknown name: a near one, then the sorted list."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}"
+
+
+@cache
+def registry() -> Registry:
+    """The process-wide registry: the built-ins and every installed plugin, discovered at the first call.
+
+    ``SPECDECODES_PLUGINS=a,b`` limits the entry points to those names (empty: none at all).
+
+    Raises:
+        ValueError: two components of one kind and name; a name in ``SPECDECODES_PLUGINS`` that is not installed.
+    """
+    from specdecodes import plugins as builtins
+
+    manager = pluggy.PluginManager("specdecodes")
+    manager.add_hookspecs(hookspecs.Discovery)
+    manager.register(builtins, "builtins")
+    owners = {"builtins": "specdecodes"}
+    for entry in _entry_points():
+        manager.register(entry.load(), entry.name)
+        owners[entry.name] = entry.dist.name if entry.dist is not None else entry.value
+    manager.check_pending()
+    result = Registry()
+    for implementation in reversed(manager.hook.register_components.get_hookimpls()):
+        with result.owned_by(owners[implementation.plugin_name]):
+            implementation.function(registry=result)
+    return result
+
+
+def _entry_points() -> list[importlib.metadata.EntryPoint]:
+    found = sorted(importlib.metadata.entry_points(group="specdecodes"), key=lambda entry: entry.name)
+    limit = os.environ.get("SPECDECODES_PLUGINS")
+    if limit is None:
+        return found
+    wanted = [name.strip() for name in limit.split(",") if name.strip()]
+    for name in wanted:
+        if name not in {entry.name for entry in found}:
+            raise ValueError("SPECDECODES_PLUGINS: " + unknown("entry point", name, (entry.name for entry in found)))
+    return [entry for entry in found if entry.name in wanted]
+
+
+class Hooks:
+    """The hooks of one decoder: the only place that touches ``pm.hook``.
+
+    Args:
+        plugins: components by role, in any order; exactly one must implement each of propose, build_tree, verify.
+
+    Raises:
+        ValueError: a phase with no implementation or with several, or a hook that no specification names.
+    """
+
+    def __init__(self, plugins: Mapping[str, object]) -> None:
+        manager = pluggy.PluginManager("specdecodes")
+        manager.add_hookspecs(hookspecs.Phases)
+        manager.add_hookspecs(hookspecs.Events)
+        for role, plugin in plugins.items():
+            manager.register(plugin, role)
+        try:
+            manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            raise ValueError(f"plugins: {error}") from error
+        for phase in ("propose", "build_tree", "verify"):
+            owners = [i.plugin_name for i in getattr(manager.hook, phase).get_hookimpls() if not _wraps(i)]
+            if len(owners) != 1:
+                raise ValueError(f"plugins: expected exactly one implementation of {phase}, got {len(owners)} ({', '.join(owners)})")
+        if not any(not _wraps(i) for i in manager.hook.commit_state.get_hookimpls()):
+            raise ValueError("plugins: expected a state back-end that implements commit_state, got none")
+        if os.environ.get("SPECDECODES_TRACE_HOOKS") == "1":
+            trace(manager)
+        self.manager = manager
+        self._hook = manager.hook
+
+    def propose(self, state: DecodeState) -> Proposal:
+        """See :meth:`specdecodes.hookspecs.Phases.propose`."""
+        return cast("Proposal", _answer("propose", self._hook.propose(state=state)))
+
+    def build_tree(self, state: DecodeState, proposal: Proposal) -> Tree:
+        """See :meth:`specdecodes.hookspecs.Phases.build_tree`."""
+        return cast("Tree", _answer("build_tree", self._hook.build_tree(state=state, proposal=proposal)))
+
+    def verify(self, state: DecodeState, tree: Tree) -> Verdict:
+        """See :meth:`specdecodes.hookspecs.Phases.verify`."""
+        return cast("Verdict", _answer("verify", self._hook.verify(state=state, tree=tree)))
+
+    def commit_state(self, state: DecodeState, tree: Tree, verdict: Verdict) -> None:
+        """See :meth:`specdecodes.hookspecs.Phases.commit_state`."""
+        self._hook.commit_state(state=state, tree=tree, verdict=verdict)
+
+    def generation_started(self, state: DecodeState) -> None:
+        """See :meth:`specdecodes.hookspecs.Events.generation_started`."""
+        self._hook.generation_started(state=state)
+
+    def step_finished(self, state: DecodeState, tree: Tree, verdict: Verdict) -> None:
+        """See :meth:`specdecodes.hookspecs.Events.step_finished`."""
+        self._hook.step_finished(state=state, tree=tree, verdict=verdict)
+
+    def generation_finished(self, state: DecodeState, generation: Generation) -> None:
+        """See :meth:`specdecodes.hookspecs.Events.generation_finished`."""
+        self._hook.generation_finished(state=state, generation=generation)
+
+
+def _wraps(implementation: Any) -> bool:  # noqa: ANN401 - pluggy's HookImpl
+    return bool(implementation.wrapper or implementation.hookwrapper)
+
+
+def _answer(phase: str, value: object) -> object:
+    if value is None:
+        raise TypeError(f"{phase} returned None; its plugin must return a {hookspecs.RETURNS[phase]}")
+    return value
+
+
+def trace(manager: pluggy.PluginManager) -> None:
+    """Log every hook call of ``manager`` with its duration (``SPECDECODES_TRACE_HOOKS=1``)."""
+    started: list[float] = []
+
+    def before(name: str, methods: list[Any], kwargs: Mapping[str, Any]) -> None:
+        started.append(time.perf_counter())
+
+    def after(outcome: Any, name: str, methods: list[Any], kwargs: Mapping[str, Any]) -> None:  # noqa: ANN401
+        elapsed = (time.perf_counter() - started.pop()) * 1e3
+        callees = ", ".join(method.plugin_name for method in reversed(methods)) or "nobody"
+        logger.warning("hook %s -> %s: %.3f ms", name, callees, elapsed)
+
+    manager.add_hookcall_monitoring(before, after)
