@@ -29,7 +29,7 @@ logger = logging.getLogger("specdecodes")
 KINDS = ("drafter", "tree", "verifier", "state", "observer", "mode")
 
 Factory = Callable[..., Any]
-"""``factory(context, *, setting=default, ...)`` returns the component; a mode's factory is called with nothing."""
+"""``factory(context, *, setting=default, ...)`` returns the component; a mode is registered as a :class:`Mode`."""
 
 
 @dataclass(frozen=True)
@@ -72,23 +72,27 @@ class Component:
 
     kind: str
     name: str
-    factory: Factory
+    factory: Factory | Mode
     owner: str
     aliases: tuple[str, ...] = ()
 
     @property
     def help(self) -> str:
-        """The first line of the factory's documentation."""
+        """One line: a mode's own, else the first line of the factory's documentation."""
+        if isinstance(self.factory, Mode):
+            return self.factory.help
         return (inspect.getdoc(self.factory) or "").split("\n", 1)[0]
 
     @property
     def lossless(self) -> bool | None:
-        """What a verifier's factory declares; None for the other kinds."""
+        """What a verifier's factory declares; None for what does not decide (modes: see :func:`mode_is_lossless`)."""
         return getattr(self.factory, "lossless", None)
 
     @property
     def settings(self) -> dict[str, inspect.Parameter]:
         """The keyword-only settings that the factory takes."""
+        if isinstance(self.factory, Mode):
+            return {}
         parameters = inspect.signature(self.factory).parameters.values()
         return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
 
@@ -109,7 +113,7 @@ class Registry:
         finally:
             self._owner = before
 
-    def add(self, kind: str, name: str, factory: Factory, *, aliases: Iterable[str] = ()) -> None:
+    def add(self, kind: str, name: str, factory: Factory | Mode, *, aliases: Iterable[str] = ()) -> None:
         """Register ``factory`` under ``name`` (and ``aliases``).
 
         Raises:
@@ -117,8 +121,9 @@ class Registry:
         """
         if kind not in KINDS:
             raise ValueError(f"registry: expected a kind of {', '.join(KINDS)}, got {kind!r}")
-        if not callable(factory):
-            raise ValueError(f"registry: {kind} {name!r}: expected a callable factory, got {type(factory).__name__}")
+        if not (isinstance(factory, Mode) if kind == "mode" else callable(factory)):
+            expected = "a Mode" if kind == "mode" else "a callable factory"
+            raise ValueError(f"registry: {kind} {name!r}: expected {expected}, got {type(factory).__name__}")
         component = Component(kind, name, factory, self._owner, tuple(aliases))
         for key in (name, *component.aliases):
             if (other := self._components.get((kind, key))) is not None:
@@ -146,6 +151,11 @@ class Registry:
     def components(self) -> list[Component]:
         """All components, by kind (in the order of ``KINDS``) and name."""
         return [self.get(kind, name) for kind in KINDS for name in self.names(kind)]
+
+
+def mode_is_lossless(components: Registry, mode: Mode) -> bool:
+    """Whether every verifier that the mode may use is lossless."""
+    return all(bool(components.get("verifier", name).lossless) for name in (mode.greedy, *mode.sampling))
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
@@ -217,7 +227,9 @@ class Hooks:
         for phase in ("propose", "build_tree", "verify"):
             owners = [i.plugin_name for i in getattr(manager.hook, phase).get_hookimpls() if not _wraps(i)]
             if len(owners) != 1:
-                raise ValueError(f"plugins: expected exactly one implementation of {phase}, got {len(owners)} ({', '.join(owners)})")
+                raise ValueError(
+                    f"plugins: expected exactly one implementation of {phase}, got {len(owners)} ({', '.join(owners)})"
+                )
         if not any(not _wraps(i) for i in manager.hook.commit_state.get_hookimpls()):
             raise ValueError("plugins: expected a state back-end that implements commit_state, got none")
         if os.environ.get("SPECDECODES_TRACE_HOOKS") == "1":

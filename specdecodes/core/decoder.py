@@ -63,7 +63,12 @@ class Decoder:
     """
 
     def __init__(
-        self, target: Target, tokenizer: Any, mode: str, greedy: Assembly | str, sampling: Assembly | str  # noqa: ANN401
+        self,
+        target: Target,
+        tokenizer: Any,
+        mode: str,
+        greedy: Assembly | str,
+        sampling: Assembly | str,  # noqa: ANN401
     ) -> None:
         self.target = target
         self.tokenizer = tokenizer
@@ -144,7 +149,9 @@ class Decoder:
             settings["stop"] = tuple(settings["stop"] or ())
         if unknown := sorted(set(settings) - set(SamplingParams.__dataclass_fields__)):
             known = ", ".join(SamplingParams.__dataclass_fields__)
-            raise ValueError(f"generate: unknown setting {unknown[0]!r}; known: {known}, model_inputs, logits_processor")
+            raise ValueError(
+                f"generate: unknown setting {unknown[0]!r}; known: {known}, model_inputs, logits_processor"
+            )
         params = SamplingParams(**settings)
         assembly = self.greedy if params.greedy else self.sampling
         if isinstance(assembly, str):

@@ -140,7 +140,10 @@ class Rng:
 
     def bernoulli(self, probability: float) -> bool:
         """True with this probability."""
-        return float(torch.rand((), generator=self.generator, device=self.generator.device, dtype=torch.float64)) < probability
+        return (
+            float(torch.rand((), generator=self.generator, device=self.generator.device, dtype=torch.float64))
+            < probability
+        )
 
     def categorical(self, probs: Tensor) -> int:
         """An index drawn from ``probs`` [V] (non-negative, any scale, not all zero)."""

@@ -83,7 +83,9 @@ class TreeCache(Cache):
         self.length = 0
         self.serving: CachedPass | None = None
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:  # noqa: ANN401
         """Called by attention layers: [B, heads, n, head dim]."""
         assert self.serving is not None
         return self.serving.attend(layer_idx, key_states, value_states)
@@ -94,7 +96,9 @@ class TreeCache(Cache):
         self.serving.enter(layer_idx)
         return conv_states
 
-    def update_recurrent_state(self, recurrent_states: Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any) -> Tensor:  # noqa: ANN401
+    def update_recurrent_state(
+        self, recurrent_states: Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
+    ) -> Tensor:  # noqa: ANN401
         """Called after the scan op; the pass has moved the state already, if it moves at all."""
         return recurrent_states
 
@@ -127,5 +131,3 @@ class TreeCache(Cache):
         self.length = 0
         for layer in self.recurrent.values():
             layer.reset()
-
-

@@ -77,7 +77,9 @@ def signature_of(model: PreTrainedModel) -> Signature:
     kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
     if config.model_type == "mamba2":
         kinds = ["linear_attention"]
-    attention = kinds is None or any("attention" in k and k != "linear_attention" or k in ("hybrid", "attention") for k in kinds)
+    attention = kinds is None or any(
+        "attention" in k and k != "linear_attention" or k in ("hybrid", "attention") for k in kinds
+    )
     recurrent = SUPPORTED[config.model_type] != "attention"
     if config.model_type == "falcon_h1":
         attention = True

@@ -22,7 +22,10 @@ class CachedPass:
     Attributes:
         positions: int64 [T], where this pass writes in the attention caches.
         visible: how many cached positions attention sees; the mask hides what is not the node's own path.
+        clamps: whether the op's limits on step sizes apply. Stock one-token steps ignore them, so all but prefill do.
     """
+
+    clamps = False
 
     def __init__(self, cache: TreeCache) -> None:
         self.cache = cache
@@ -61,27 +64,36 @@ class CachedPass:
         **_: Any,  # noqa: ANN401
     ) -> tuple[Tensor, Tensor]:
         """The stock op's signature; y [B, T, H, P] in the input's dtype, and a placeholder for the state."""
-        y = self.scan(hidden_states, dt, A, B, C, D, dt_bias=dt_bias, softplus=dt_softplus, limit=tuple(dt_limit))
+        limit = tuple(dt_limit) if self.clamps else mamba2.NO_LIMIT
+        y = self.scan(hidden_states, dt, A, B, C, D, dt_bias=dt_bias, softplus=dt_softplus, limit=limit)
         return y.contiguous(), dt
 
     def scan(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, **kw: Any) -> Tensor:  # noqa: ANN401
         """Scan with raw ``dt`` [B, T, H]; ``kw``: dt_bias, softplus, limit."""
         raise NotImplementedError
 
-    def causal_conv1d_fn(self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **_: Any) -> Tensor:  # noqa: ANN401
+    def causal_conv1d_fn(
+        self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **_: Any
+    ) -> Tensor:  # noqa: ANN401
         """The stock op's signature: [B, C, T] to [B, C, T]."""
         raise NotImplementedError
 
 
 class SequencePass(CachedPass):
-    """Tokens that continue the committed prefix and are committed: prefill, or an accepted path run again."""
+    """Tokens that continue the committed prefix and are committed: prefill, or an accepted path run again.
+
+    Prefill clamps step sizes as stock prefill does (Zamba2 and Nemotron-H always have a lower limit); a path that is
+    run again stands for one-token steps, which do not.
+    """
 
     def attend(self, layer_idx: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Make room first: this is the only pass that may be the first of its cache."""
         self.cache.attention_rows(layer_idx).reserve(self.visible, keys, values)
         return super().attend(layer_idx, keys, values)
 
-    def causal_conv1d_fn(self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **_: Any) -> Tensor:  # noqa: ANN401
+    def causal_conv1d_fn(
+        self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **_: Any
+    ) -> Tensor:  # noqa: ANN401
         """See the base."""
         return self.layer.sequence_conv(hidden_states, weight, bias, activation)
 
@@ -93,7 +105,9 @@ class SequencePass(CachedPass):
 class StepPass(CachedPass):
     """One token per row, committed in place: plain decoding. No scan, no jump, nothing kept."""
 
-    def causal_conv1d_fn(self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **_: Any) -> Tensor:  # noqa: ANN401
+    def causal_conv1d_fn(
+        self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **_: Any
+    ) -> Tensor:  # noqa: ANN401
         """See the base."""
         assert self.layer.window is not None
         return mamba2.advance_conv(self.layer.window, hidden_states[..., 0], weight, bias, activation)[..., None]
@@ -139,7 +153,9 @@ class TreePass(CachedPass):
         """A row that is not finite would reach every node through 0 * nan in the weighted sum of values."""
         return super().attend(layer_idx, torch.nan_to_num(keys, 0.0, 0.0, 0.0), torch.nan_to_num(values, 0.0, 0.0, 0.0))
 
-    def causal_conv1d_fn(self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **_: Any) -> Tensor:  # noqa: ANN401
+    def causal_conv1d_fn(
+        self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **_: Any
+    ) -> Tensor:  # noqa: ANN401
         """See the base."""
         index = self.window_index[weight.shape[-1]]
         if self.keep == "inputs":
@@ -173,7 +189,9 @@ class ExpandPass(CachedPass):
         self.windows: dict[int, Tensor] = {}
         self.states: dict[int, Tensor] = {}
 
-    def causal_conv1d_fn(self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **_: Any) -> Tensor:  # noqa: ANN401
+    def causal_conv1d_fn(
+        self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **_: Any
+    ) -> Tensor:  # noqa: ANN401
         """See the base."""
         kept = self.windows[self.layer.index]
         window = kept.index_select(0, self.parents)

@@ -43,7 +43,12 @@ class Target:
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, backend: StateBackend | None = None, compile: bool = False, max_length: int | None = None  # noqa: A002
+        self,
+        model: PreTrainedModel,
+        *,
+        backend: StateBackend | None = None,
+        compile: bool = False,
+        max_length: int | None = None,  # noqa: A002
     ) -> None:
         check_supported(model.config)
         install(model)
@@ -60,13 +65,17 @@ class Target:
         self.max_length = max_length
         self.cache = TreeCache(max_length)
         self.step_in_place = False
-        self.max_depth = 0
+        self.is_embedded = False
         self.stacks: list[Mamba2Stack] = []
         self._passes: dict[Any, CachedPass] = {}
         self._in_flight: TreePass | StepPass | None = None
         self._scored: Tree | None = None
-        self._forward_tree = torch.compile(self._tree_forward, dynamic=False, fullgraph=True) if compile else self._tree_forward
-        self._forward_step = torch.compile(self._step_forward, dynamic=False, fullgraph=True) if compile else self._step_forward
+        self._forward_tree = (
+            torch.compile(self._tree_forward, dynamic=False, fullgraph=True) if compile else self._tree_forward
+        )
+        self._forward_step = (
+            torch.compile(self._step_forward, dynamic=False, fullgraph=True) if compile else self._step_forward
+        )
 
     # -- what the model is ----------------------------------------------------------------------------------------
 
@@ -107,7 +116,9 @@ class Target:
             ValueError: more rows than one (B > 1 is not supported yet), or more positions than the model allows.
         """
         if rows != 1:
-            raise ValueError(f"prompt: expected one row (B = 1), got {rows}; batches are not supported yet, decode the rows one by one")
+            raise ValueError(
+                f"prompt: expected one row (B = 1), got {rows}; batches are not supported yet, decode the rows one by one"
+            )
         for name, limit in (
             ("the model allows", self.signature.max_positions),
             ("its sliding window covers", self.signature.window),
@@ -136,7 +147,7 @@ class Target:
             raise ValueError("prefill: attention_mask: expected all ones (one row needs no padding), got zeros")
         self.cache.reset()
         self._scored = self._in_flight = None
-        logits = self._run_sequence(ids, **model_inputs)
+        logits = self._run_sequence(ids, clamps=True, **model_inputs)
         if not self.stacks and self.cache.recurrent:
             self.stacks = make_stacks(list(self.cache.recurrent.values()))
         return logits
@@ -195,13 +206,14 @@ class Target:
     def run_again(self, tokens: Tensor) -> None:
         """Commit the states of ``tokens`` [B, k] by running them from the committed prefix; the length stays."""
         length = self.length
-        self._run_sequence(tokens)
+        self._run_sequence(tokens, clamps=False)
         self.cache.length = length
 
     # -- forwards -------------------------------------------------------------------------------------------------
 
-    def _run_sequence(self, ids: Tensor, **model_inputs: Any) -> Tensor:  # noqa: ANN401
+    def _run_sequence(self, ids: Tensor, *, clamps: bool, **model_inputs: Any) -> Tensor:  # noqa: ANN401
         current = self._pass("sequence", SequencePass)
+        current.clamps = clamps
         logits = ids.new_empty(0)
         self.cache.serving = current
         for chunk in ids.split(PREFILL_CHUNK, dim=1):
@@ -227,7 +239,9 @@ class Target:
         logits: Tensor = self.model(use_cache=True, **kwargs).logits
         return logits
 
-    def _tree_forward(self, current: TreePass, ids: Tensor, positions: Tensor, mask: Tensor, slots: Tensor) -> tuple[Tensor, Any]:
+    def _tree_forward(
+        self, current: TreePass, ids: Tensor, positions: Tensor, mask: Tensor, slots: Tensor
+    ) -> tuple[Tensor, Any]:
         current.positions, current.visible = slots, mask.shape[-1]
         current.clear()
         kwargs = {"input_ids": ids, "attention_mask": mask} if self.signature.attention else {"input_ids": ids}
@@ -265,15 +279,17 @@ class Target:
         if not self.signature.attention:
             return positions, positions[:, None, None, :], slots
         lowest = torch.finfo(self.dtype).min
-        visible = length + count
-        if self.compile:  # few sizes, so that the compiled shapes stay friendly; what lies beyond is masked
-            visible = min(-(-visible // 64) * 64, self.max_length or visible)
+        visible = self._visible(length + count)
         mask = torch.zeros(topology.parents.shape[0], 1, count, visible, dtype=self.dtype, device=device)
         mask[..., length : length + count].masked_fill_(~topology.ancestors[:, None], lowest)
         mask[..., length + count :] = lowest
         if self.compile:
             torch._dynamo.mark_dynamic(mask, 3)
         return positions, mask, slots
+
+    def _visible(self, length: int) -> int:
+        """How many positions attention sees; few sizes when compiled, and what lies beyond is masked."""
+        return min(-(-length // 64) * 64, self.max_length or length) if self.compile else length
 
     def _collect(self, current: TreePass) -> Any:  # noqa: ANN401
         if current.keep == "inputs":

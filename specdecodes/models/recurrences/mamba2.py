@@ -24,6 +24,10 @@ from specdecodes.kernels.mamba2_scan.naive import (
 )
 
 
+NO_LIMIT = (0.0, float("inf"))
+"""Bounds of a step size in stock one-token steps, and therefore in everything but prefill (see ``SequencePass``)."""
+
+
 @dataclass
 class Mamba2Layer:
     """Committed state and fixed parameters of one mixer; the parameters are learned from its first op calls.
@@ -41,7 +45,6 @@ class Mamba2Layer:
     activation: str | None = None
     A: Tensor | None = None
     dt_bias: Tensor | None = None
-    dt_limit: tuple[float, float] = (0.0, float("inf"))
     softplus: bool = True
     groups: int = 1
 
@@ -56,7 +59,7 @@ class Mamba2Layer:
         """Layers with equal keys can be stacked."""
         assert self.window is not None and self.state is not None and self.weight is not None
         has = (self.bias is not None, self.dt_bias is not None)
-        return (*self.window.shape, *self.state.shape, self.groups, self.activation, self.dt_limit, self.softplus, has)
+        return (*self.window.shape, *self.state.shape, self.groups, self.activation, self.softplus, has)
 
     # -- a sequence: prefill and re-running an accepted path ------------------------------------------------------
 
@@ -70,7 +73,9 @@ class Mamba2Layer:
         self.window.copy_(joined[..., -width:])
         return sequence_conv(joined[..., 1:], weight, bias, activation)[..., width - 1 :]
 
-    def sequence_scan(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, **kw: Any) -> Tensor:  # noqa: ANN401
+    def sequence_scan(
+        self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, **kw: Any
+    ) -> Tensor:  # noqa: ANN401
         """Scan [B, T, H, P] from the committed state, and move the state behind it."""
         dt = self.steps(dt, A, B, **kw)
         if self.state is None:
@@ -80,10 +85,12 @@ class Mamba2Layer:
         self.state.copy_(state)
         return y
 
-    def steps(self, dt: Tensor, A: Tensor, B: Tensor, dt_bias: Tensor | None, softplus: bool, limit: tuple[float, float]) -> Tensor:
+    def steps(
+        self, dt: Tensor, A: Tensor, B: Tensor, dt_bias: Tensor | None, softplus: bool, limit: tuple[float, float]
+    ) -> Tensor:
         """Step sizes of this call; remembers the parameters that a jump needs."""
         if self.A is None:
-            self.A, self.dt_bias, self.softplus, self.dt_limit = A.detach(), dt_bias, softplus, limit
+            self.A, self.dt_bias, self.softplus = A.detach(), dt_bias, softplus
             self.groups = B.shape[-2]
         return discretize(dt, dt_bias, limit, softplus)
 
@@ -100,9 +107,15 @@ class Mamba2Stack:
         # A jump needs x and B, the first channels of the conv; C is for outputs only.
         self.needed = self.heads * self.head_dim + first.groups * self.state_dim
         self.weight = torch.stack([_some(layer.weight)[: self.needed] for layer in layers])[:, None, None]
-        self.bias = None if first.bias is None else torch.stack([_some(layer.bias)[: self.needed] for layer in layers])[:, None, None]
+        self.bias = (
+            None
+            if first.bias is None
+            else torch.stack([_some(layer.bias)[: self.needed] for layer in layers])[:, None, None]
+        )
         self.A = torch.stack([_some(layer.A) for layer in layers])[:, None, None]
-        self.dt_bias = None if first.dt_bias is None else torch.stack([_some(layer.dt_bias) for layer in layers])[:, None, None]
+        self.dt_bias = (
+            None if first.dt_bias is None else torch.stack([_some(layer.dt_bias) for layer in layers])[:, None, None]
+        )
 
     def jump(self, inputs: Tensor, dt: Tensor, path: Tensor) -> None:
         """Move every layer along ``path`` [B, D] (padded with -1), in closed form and in place.
@@ -120,7 +133,7 @@ class Mamba2Stack:
         taps = torch.stack([joined[:, :, 1 + d : 1 + d + width, : self.needed] for d in range(count)], dim=2)
         mixed = window_conv(taps.transpose(3, 4), self.weight, self.bias, first.activation)  # [layers, B, D, needed]
         x, B = mixed.split([self.heads * self.head_dim, first.groups * self.state_dim], dim=-1)
-        steps = discretize(dt, self.dt_bias, first.dt_limit, first.softplus) * valid[None, :, :, None]
+        steps = discretize(dt, self.dt_bias, NO_LIMIT, first.softplus) * valid[None, :, :, None]
         decay, added = jump(
             x.unflatten(-1, (self.heads, self.head_dim)), steps, self.A, B.unflatten(-1, (first.groups, self.state_dim))
         )
@@ -146,12 +159,16 @@ def make_stacks(layers: list[Mamba2Layer]) -> list[Mamba2Stack]:
     return [Mamba2Stack(group) for group in groups.values()]
 
 
-def score_conv(layer: Mamba2Layer, x: Tensor, index: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+def score_conv(
+    layer: Mamba2Layer, x: Tensor, index: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None
+) -> Tensor:
     """Convolve the nodes of a tree [B, C, T] along their paths; the committed window is only read."""
     return tree_conv(x, _some(layer.window), index, weight, bias, activation)
 
 
-def score_scan(layer: Mamba2Layer, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, ancestors: Tensor) -> Tensor:
+def score_scan(
+    layer: Mamba2Layer, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, ancestors: Tensor
+) -> Tensor:
     """Scan the nodes of a tree; ``dt`` are step sizes; the committed state is only read."""
     return tree_scan(x, dt, A, B, C, D, _some(layer.state), ancestors)
 

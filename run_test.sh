@@ -1,0 +1,216 @@
+#!/usr/bin/env bash
+# Everything a change must pass. Every stage runs, also after one has failed; the summary says what was left out.
+set -u
+cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
+
+usage() {
+    cat <<'HELP'
+Usage: bash run_test.sh [--quick]
+
+Checks the whole repository: ruff format, ruff check, mypy, the tests, the out-of-tree plugins' tests and a smoke run
+of the MT-Bench runner over every mode. Uses the active virtual environment, else makes .venv; installs what
+pyproject.toml asks for at the versions of constraints.txt, again whenever one of the two has changed.
+
+  --quick     under three minutes: leaves out the tests marked slow, asks one question per mode in the smoke run
+  -h, --help  this text
+
+PYTHON=/path/to/python chooses the interpreter that makes .venv. The exit status is 0 if every stage passed.
+
+Example: bash run_test.sh --quick
+HELP
+}
+
+quick=0
+for argument in "$@"; do
+    case "$argument" in
+        --quick) quick=1 ;;
+        -h | --help) usage; exit 0 ;;
+        *) printf 'run_test.sh: expected --quick or --help, got %s\n' "$argument" >&2; exit 2 ;;
+    esac
+done
+
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
+    bold=$'\e[1m' green=$'\e[32m' red=$'\e[31m' yellow=$'\e[33m' plain=$'\e[0m' pytest_color=yes
+else
+    bold='' green='' red='' yellow='' plain='' pytest_color=auto
+fi
+
+unset SPECDECODES_PLUGINS SPECDECODES_TRACE_HOOKS
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/specdecodes-test.XXXXXX") || exit 1
+trap 'rm -rf "$tmp"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+summary=()
+failed=0
+note='' # a stage may say more about itself; status 77 means that it was skipped, and why
+
+stage() { # stage NAME COMMAND [ARGUMENT ...]
+    local name=$1 started=$SECONDS status word
+    shift
+    printf '\n%s== %s%s\n' "$bold" "$name" "$plain"
+    note=''
+    "$@"
+    status=$?
+    case $status in
+        0) word="${green}passed $plain" ;;
+        77) word="${yellow}skipped$plain" ;;
+        *) word="${red}failed $plain" failed=1 note="${note:-exit status $status}" ;;
+    esac
+    summary+=("$word $(printf '%4ds  %-20s' $((SECONDS - started)) "$name") $note")
+    return $status
+}
+
+# The environment
+
+usable() { # usable PYTHON: a version that we support, able to make environments
+    "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null
+}
+
+choose_python() { # sets python
+    local candidate
+    if [ -n "${VIRTUAL_ENV:-}" ]; then
+        python="$VIRTUAL_ENV/bin/python"
+        return
+    fi
+    python="$PWD/.venv/bin/python"
+    "$python" -c '' 2>/dev/null && return
+    for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3.13 python3 python; do
+        if usable "$candidate"; then
+            echo "making .venv with $candidate"
+            "$candidate" -m venv --clear .venv
+            return
+        fi
+    done
+    note='expected Python 3.11 to 3.13 with venv and pip, found none; set PYTHON=/path/to/python'
+    return 1
+}
+
+fingerprint() { # of what an install depends on
+    "$python" - "$PWD" pyproject.toml constraints.txt <<'PY'
+import hashlib, pathlib, sys
+parts = [sys.version, sys.argv[1], *(pathlib.Path(name).read_text(encoding="utf-8") for name in sys.argv[2:])]
+print(hashlib.sha256("\0".join(parts).encode()).hexdigest())
+PY
+}
+
+environment() {
+    local stamp now
+    choose_python || return 1
+    "$python" --version || { note="$python does not run"; return 1; }
+    stamp="$(dirname "$python")/../.specdecodes-installed"
+    now=$(fingerprint) || return 1
+    # -P: look for the installed package, not for the folder that this script stands in
+    if "$python" -P -c 'import specdecodes' 2>/dev/null && [ "$(cat "$stamp" 2>/dev/null)" = "$now" ]; then
+        note="$python"
+        return
+    fi
+    "$python" -m pip install -c constraints.txt -e '.[dev]' || { note='pip install failed'; return 1; }
+    printf '%s\n' "$now" >"$stamp"
+    note="$python, installed"
+}
+
+# The tests
+
+run_pytest() { # run_pytest NAME ARGUMENT ...: keeps the report and what was left out for the count
+    local report="$tmp/reports/$1" status
+    shift
+    mkdir -p "$tmp/reports"
+    [ "$quick" = 1 ] && set -- -m 'not slow' "$@"
+    "$python" -m pytest -rs --color="$pytest_color" --junitxml="$report.xml" "$@" 2>&1 | tee "$report.log"
+    status=${PIPESTATUS[0]}
+    note=$(tally --reasons "$report")
+    if [ "$status" = 5 ] && [ "$quick" = 1 ]; then # nothing was left to run
+        return 77
+    fi
+    return "$status"
+}
+
+tally() { # tally [--reasons] REPORT ...: "N passed, N failed, N skipped", and a line for each reason to skip
+    "$python" - "$@" <<'PY'
+import collections, pathlib, re, sys
+import xml.etree.ElementTree as xml
+numbers, reasons = collections.Counter(), collections.Counter()
+for report in sys.argv[1:]:
+    path = pathlib.Path(report + ".xml")
+    if not path.exists():
+        continue
+    for case in xml.parse(path).iter("testcase"):
+        kinds = {child.tag for child in case}
+        kind = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
+        numbers[kind] += 1
+        reasons.update(skip.get("message") or "no reason given" for skip in case.iter("skipped") if kind == "skipped")
+    log = pathlib.Path(report + ".log").read_text(encoding="utf-8", errors="replace")
+    for number in re.findall(r"(\d+) deselected", log)[-1:]:
+        numbers["skipped"] += int(number)
+        reasons["slow, and this is --quick"] += int(number)
+print(", ".join(f"{numbers[kind]} {kind}" for kind in ("passed", "failed", "skipped")))
+if "--reasons" in sys.argv:
+    for reason, number in reasons.items():
+        print(f"{'':35}skipped {number}: {reason}")
+PY
+}
+
+plugin_tests() { # plugin_tests FOLDER: with the plugin installed for this stage only
+    local name site
+    name=$(basename "$1")
+    site="$tmp/plugins/$name/site"
+    mkdir -p "$site"
+    cp -R "$1" "$tmp/plugins/$name/source" # a build leaves files in its source
+    "$python" -m pip install --quiet --no-deps --no-build-isolation --target "$site" "$tmp/plugins/$name/source" ||
+        { note='pip install failed'; return 1; }
+    PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}" run_pytest "plugin-$name" -c pyproject.toml "$1/tests"
+}
+
+smoke() {
+    local questions=2 modes
+    [ "$quick" = 1 ] && questions=1
+    modes=$(SPECDECODES_PLUGINS='' "$python" -c 'import specdecodes; print(",".join(specdecodes.registry().names("mode")))') ||
+        { note='the registry does not load'; return 1; }
+    note="$modes; questions per mode: $questions"
+    "$python" -m specdecodes.benchmark.run_mtbench \
+        --modes "$modes" --max-questions "$questions" --max-new-tokens 32 --out-dir "$tmp/smoke"
+}
+
+everything() {
+    local folder
+    stage 'ruff format' "$python" -m ruff format --check .
+    stage 'ruff check' "$python" -m ruff check .
+    stage 'mypy' "$python" -m mypy
+    stage 'tests' run_pytest tests tests
+    for folder in plugins/*/; do
+        folder=${folder%/}
+        [ -f "$folder/pyproject.toml" ] || continue
+        if [ -d "$folder/tests" ]; then
+            stage "$folder" plugin_tests "$folder"
+        else
+            stage "$folder" no_tests
+        fi
+    done
+    stage 'smoke run' smoke
+}
+
+no_tests() {
+    note='it has no tests'
+    return 1
+}
+
+if stage 'environment' environment; then
+    everything
+else
+    summary+=("${yellow}skipped${plain}        everything else      there is no environment to run it in")
+fi
+
+printf '\n%s== summary%s\n' "$bold" "$plain"
+printf '%s\n' "${summary[@]}"
+[ "$quick" = 1 ] && echo 'This was --quick: before you hand in a change, run it without.'
+reports=()
+for report in "$tmp"/reports/*.xml; do
+    reports+=("${report%.xml}")
+done
+if [ "$failed" = 1 ] && [ -z "${python:-}" ]; then
+    echo 'tests: 0 passed, 0 failed, 0 skipped'
+else
+    printf 'tests: %s\n' "$(tally "${reports[@]}")"
+fi
+exit $failed

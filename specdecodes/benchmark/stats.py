@@ -1,0 +1,94 @@
+"""The arithmetic of a benchmark: pure functions on counts and seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import torch
+
+RESAMPLES = 10_000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A bootstrap interval of a ratio."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One question decoded twice: tokens and seconds of the baseline and of the mode compared with it."""
+
+    base_tokens: float
+    base_seconds: float
+    tokens: float
+    seconds: float
+
+
+def rate(tokens: float, seconds: float) -> float:
+    """Tokens per second; 0 where no time was measured."""
+    return tokens / seconds if seconds > 0 else 0.0
+
+
+def speed_ratio(pairs: Sequence[Pair]) -> float:
+    """Tokens per second of all questions together, over the baseline's (0 where nothing was measured)."""
+    base = rate(sum(p.base_tokens for p in pairs), sum(p.base_seconds for p in pairs))
+    own = rate(sum(p.tokens for p in pairs), sum(p.seconds for p in pairs))
+    return own / base if base > 0 else 0.0
+
+
+def bootstrap_ratio(
+    pairs: Sequence[Pair], *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0
+) -> Interval | None:
+    """Percentile bootstrap of :func:`speed_ratio`: whole questions are drawn with replacement, both sides together.
+
+    Returns:
+        None with fewer than two questions, or where no resample measured anything: then there is no spread to report.
+    """
+    if len(pairs) < 2:
+        return None
+    table = torch.tensor([[p.base_tokens, p.base_seconds, p.tokens, p.seconds] for p in pairs], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(pairs), (resamples, len(pairs)), generator=generator)
+    base_tokens, base_seconds, tokens, seconds = table[drawn].sum(1).unbind(1)
+    ratios = (tokens * base_seconds) / (seconds * base_tokens)
+    ratios = ratios[ratios.isfinite()]
+    if ratios.numel() == 0:
+        return None
+    tail = (1 - confidence) / 2
+    low, high = torch.quantile(ratios, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return Interval(low, high)
+
+
+def distinct_ngrams(tokens: Sequence[int], n: int = 4) -> tuple[int, int]:
+    """How many different n-grams ``tokens`` holds, and how many in all."""
+    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    return len(set(grams)), len(grams)
+
+
+def first_mismatch(ours: Sequence[int], theirs: Sequence[int]) -> int | None:
+    """The first place where two answers differ (the shorter one's length if it begins the other), or None."""
+    for index, (a, b) in enumerate(zip(ours, theirs, strict=False)):
+        if a != b:
+            return index
+    return None if len(ours) == len(theirs) else min(len(ours), len(theirs))
+
+
+def mean_accepted(accept_lengths: Sequence[int]) -> float:
+    """Tokens per decode step with the bonus token (0 without steps)."""
+    return sum(accept_lengths) / len(accept_lengths) if accept_lengths else 0.0
+
+
+def add_by_depth(counts: Sequence[Sequence[int]]) -> list[int]:
+    """Add lists of counts by depth; a list that ends early counts 0 from there on."""
+    return [sum(column) for column in zip_longest(*counts, fillvalue=0)]
+
+
+def acceptance_by_depth(offered: Sequence[int], accepted: Sequence[int]) -> list[float]:
+    """Per depth, the share of the steps with a drafted token there that accepted one (0 where none was offered)."""
+    return [a / o if o else 0.0 for o, a in zip(offered, accepted, strict=True)]

@@ -1,0 +1,167 @@
+"""From names to a decoder: the target, one component per hook, and a check that they fit together."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from specdecodes import assets
+from specdecodes.core.decoder import Assembly, Decoder
+from specdecodes.models.loading import load_model, load_tokenizer, parse_device, parse_dtype
+from specdecodes.models.selftest import self_test
+from specdecodes.models.target import Target
+from specdecodes.plugin import Component, Context, Hooks, Mode, Registry, registry, unknown
+
+_checked: weakref.WeakKeyDictionary[PreTrainedModel, torch.dtype] = weakref.WeakKeyDictionary()
+
+
+def load(
+    target: str | PreTrainedModel = "embedded",
+    draft: str | PreTrainedModel | None = None,
+    mode: str = "stree",
+    *,
+    tokenizer: Any = None,  # noqa: ANN401 - tokenizers have no common base
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    propose: Any = None,  # noqa: ANN401 - a name or an object
+    build_tree: Any = None,  # noqa: ANN401
+    verify: Any = None,  # noqa: ANN401
+    commit_state: Any = None,  # noqa: ANN401
+    compile: bool = False,  # noqa: A002 - torch's own word
+    max_length: int | None = None,
+    observers: Sequence[Any] = (),
+    **settings: Any,  # noqa: ANN401 - the components' own
+) -> Decoder:
+    """Make a decoder.
+
+    Args:
+        target, draft: a folder, a hub id, a loaded model; ``draft`` may also name a drafter (``ngram``) or an
+            embedded draft (``mamba2``). The default pair is the embedded one.
+        mode: which components fill the hooks (``specdecodes plugins`` lists them).
+        tokenizer: an object, folder or hub id; default: the one beside the target.
+        device, dtype: default: CUDA where there is one; float32 on a CPU, the checkpoint's own on a GPU.
+        propose, build_tree, verify, commit_state: replace one part of the mode each: a component's name or an object.
+        compile: compile the forwards with ``torch.compile`` (static caches; the first steps take long).
+        max_length: positions of a static cache; default: grow as needed.
+        observers: names or objects that get the events.
+        **settings: the components' keyword settings, for example ``tree="3,2.1,2.1,3"``.
+
+    Raises:
+        ValueError: an unknown name or setting, a model that cannot be loaded or fails the self-test, components that
+            do not fit together at any temperature.
+    """
+    components = registry()
+    chosen = components.get("mode", mode).factory
+    assert isinstance(chosen, Mode)
+    where = parse_device(device)
+    model = load_model(target, "target", where, parse_dtype(dtype, where))
+    runner = Target(model, compile=compile, max_length=max_length)
+    runner.is_embedded = target == "embedded"
+    if _checked.get(model) != model.dtype:
+        self_test(Target(model))
+        _checked[model] = model.dtype
+    context = Context(runner, load_tokenizer(target, tokenizer), draft, compile)
+    parts = _Parts(components, chosen, context, settings)
+    drafter = parts.drafter(propose)
+    builder = parts.make("tree", build_tree or chosen.build_tree)
+    backend = parts.make("state", commit_state or chosen.commit_state)
+    watching = {f"observer {i}": parts.make("observer", o) for i, o in enumerate(["timing", *observers])}
+    verifiers = parts.verifiers(verify)
+    parts.check_settings()
+    runner.backend = backend
+    runner.step_in_place = builder.max_nodes == 1
+    roles = {"drafter": drafter, "tree": builder, "state": backend, **watching}
+    greedy = _assemble("greedy", verifiers["greedy"], roles)
+    sampling = _assemble("sampling", verifiers["sampling"], roles)
+    if isinstance(greedy, str) and isinstance(sampling, str):
+        raise ValueError(f"mode {mode!r}: {greedy}")
+    return Decoder(runner, context.tokenizer, mode, greedy, sampling)
+
+
+class _Parts:
+    """Makes the components of one decoder and hands each the settings that it takes."""
+
+    def __init__(self, components: Registry, mode: Mode, context: Context, settings: Mapping[str, Any]) -> None:
+        self.components = components
+        self.mode = mode
+        self.context = context
+        self.settings = dict(settings)
+        self.known: set[str] = set()
+
+    def make(self, kind: str, part: Any) -> Any:  # noqa: ANN401
+        """The component called ``part``; an object is taken as it is."""
+        if not isinstance(part, str):
+            return part
+        component = self.components.get(kind, part)
+        return component.factory(self.context, **self._for(component))  # type: ignore[operator]
+
+    def _for(self, component: Component) -> dict[str, Any]:
+        taken = component.settings
+        self.known |= set(taken)
+        merged = {**self.mode.settings, **self.settings}
+        return {name: value for name, value in merged.items() if name in taken}
+
+    def drafter(self, override: Any) -> Any:  # noqa: ANN401
+        """The drafter: named outright, or by ``draft``, or the mode's own."""
+        draft = self.context.draft
+        if draft is None and self.mode.propose == "model" and self.context.target.is_embedded:
+            draft = assets.DEFAULT_DRAFT
+        if (
+            override is None
+            and self.mode.propose == "model"
+            and isinstance(draft, str)
+            and draft in self.components.names("drafter")
+        ):
+            override, draft = draft, None
+        self.context = replace(self.context, draft=draft)
+        return self.make("drafter", override or self.mode.propose)
+
+    def verifiers(self, override: Any) -> dict[str, list[Any]]:  # noqa: ANN401
+        """Candidates per kind of temperature; an override takes the place of what it can serve."""
+        made = {
+            "greedy": [self.make("verifier", self.mode.greedy)],
+            "sampling": [self.make("verifier", name) for name in self.mode.sampling],
+        }
+        if override is not None:
+            verifier = self.make("verifier", override)
+            made |= {kind: [verifier] for kind in verifier.serves}
+        return made
+
+    def check_settings(self) -> None:
+        """Refuse a setting that no chosen component takes."""
+        for name in self.settings:
+            if name not in self.known:
+                raise ValueError(unknown("setting", name, self.known))
+
+
+def _assemble(kind: str, candidates: Sequence[Any], roles: dict[str, Any]) -> Assembly | str:
+    """Hooks with the first verifier that fits the drafter and the builder, or why none does."""
+    reasons = []
+    for verifier in candidates:
+        draws = _fit(kind, verifier, roles["tree"], roles["drafter"])
+        if draws in roles["tree"].draws:
+            return Assembly(Hooks({**roles, "verifier": verifier}), draws)
+        reasons.append(f"verifier {type(verifier).__name__}: {draws}")
+    return "; ".join(reasons)
+
+
+def _fit(kind: str, verifier: Any, builder: Any, drafter: Any) -> str:  # noqa: ANN401
+    """How children must come about for these three to work together, or a sentence why they cannot."""
+    if kind not in verifier.serves:
+        return f"it does not serve {kind}"
+    if verifier.chain_only and not builder.chain:
+        return "it judges chains only, but the tree builder branches"
+    if verifier.needs_draft_probs and not drafter.has_probs:
+        return "it needs the draft's probabilities, which this drafter does not have"
+    if builder.needs_marginals and not getattr(drafter, "has_marginals", False):
+        return "the tree builder needs per-depth marginals, which this drafter does not have"
+    wanted = ("none",) if kind == "greedy" else verifier.draws
+    for draws in wanted:
+        if draws in builder.draws and (draws == "none" or drafter.has_probs):
+            return str(draws)
+    return f"it judges children drawn as {' or '.join(wanted)}, the tree builder gives {' or '.join(builder.draws)}"

@@ -1,0 +1,40 @@
+"""The built-in components, registered through the same hook as anybody's."""
+
+from __future__ import annotations
+
+from specdecodes.hookspecs import hookimpl
+from specdecodes.plugin import Registry
+from specdecodes.plugins.drafters.model import ModelDrafter
+from specdecodes.plugins.drafters.ngram import Ngram
+from specdecodes.plugins.drafters.none import Nothing
+from specdecodes.plugins.modes import MODES
+from specdecodes.plugins.observers.timing import Timing
+from specdecodes.plugins.states.copy import StateCopy
+from specdecodes.plugins.states.reforward import Reforward
+from specdecodes.plugins.states.replay import Replay
+from specdecodes.plugins.trees.static import Chain, Root, Static
+from specdecodes.plugins.verifiers.greedy import Greedy
+from specdecodes.plugins.verifiers.residual import MultiStep, Rejection, WithoutReplacement
+from specdecodes.plugins.verifiers.token_match import TokenMatch
+
+
+@hookimpl
+def register_components(registry: Registry) -> None:
+    """Register everything that ships with specdecodes."""
+    registry.add("drafter", "none", Nothing)
+    registry.add("drafter", "model", ModelDrafter)
+    registry.add("drafter", "ngram", Ngram)
+    registry.add("tree", "root", Root)
+    registry.add("tree", "chain", Chain)
+    registry.add("tree", "static", Static)
+    registry.add("verifier", "greedy", Greedy)
+    registry.add("verifier", "token-match", TokenMatch)
+    registry.add("verifier", "rejection", Rejection)
+    registry.add("verifier", "multi-step", MultiStep)
+    registry.add("verifier", "without-replacement", WithoutReplacement)
+    registry.add("state", "replay", Replay)
+    registry.add("state", "copy", StateCopy)
+    registry.add("state", "reforward", Reforward)
+    registry.add("observer", "timing", Timing)
+    for name, (mode, aliases) in MODES.items():
+        registry.add("mode", name, mode, aliases=aliases)

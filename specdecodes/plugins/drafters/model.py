@@ -1,0 +1,101 @@
+"""Draft with a small causal model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from specdecodes.core.tree import Tree, Verdict
+from specdecodes.hookspecs import hookimpl
+from specdecodes.models.slots import SlotRunner
+
+if TYPE_CHECKING:
+    from specdecodes.core.state import DecodeState
+    from specdecodes.plugin import Context
+
+
+class ModelDrafter:
+    """Draft with any supported causal model, which keeps its own tree of states.
+
+    Per step it runs the catch-up (what was accepted but never expanded, and the root) and the nodes that the
+    builder expands, nothing else. ``max_slots`` bounds the nodes that a step may expand.
+    """
+
+    has_probs = True
+    capturable = True
+
+    def __init__(self, context: Context, *, max_slots: int = 64) -> None:
+        from specdecodes.models.loading import load_draft
+
+        model = load_draft(context)
+        # Past the target's own limit the draft needs room for its slots.
+        self.runner = SlotRunner(model, max_slots=max_slots, compile=context.compile)
+        self.vocab_size = context.target.vocab_size
+        self._pending: list[int] = []
+
+    @hookimpl
+    def generation_started(self, state: DecodeState) -> None:
+        """Commit the prompt; the first token is the first root."""
+        self.runner.prefill(state.prompt)
+        self._pending = state.tokens[0][-1:]
+
+    @hookimpl
+    def propose(self, state: DecodeState) -> ModelProposal:
+        """Catch up with what was accepted; the root is slot 0."""
+        return ModelProposal(self, state, self.runner.catch_up(self._pending))
+
+    @hookimpl
+    def commit_state(self, state: DecodeState, tree: Tree, verdict: Verdict) -> None:
+        """Move along the accepted nodes that have been run; the rest of them and the bonus wait for the catch-up."""
+        assert tree.slots is not None
+        path = verdict.path.clamp(min=0)
+        host = torch.cat([tree.slots.gather(1, path), tree.tokens.gather(1, path), verdict.path], dim=0).tolist()
+        slots, tokens, nodes = host
+        length = sum(node >= 0 for node in nodes)
+        run = [slot for slot in slots[:length] if slot >= 0]
+        self.runner.move(run)
+        self._pending = [*tokens[len(run) : length], int(verdict.bonus[0])]
+
+
+class ModelProposal:
+    """The distributions of one step, by slot; all float32 (float64 from a float64 draft)."""
+
+    marginals: Tensor | None = None
+
+    def __init__(self, drafter: ModelDrafter, state: DecodeState, root_logits: Tensor) -> None:
+        self._drafter = drafter
+        self._state = state
+        self._prefixes: list[list[int]] = [state.history[0]]
+        self._rows = self._process(root_logits, [0])
+
+    def topk(self, slots: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """See :meth:`Proposal.topk`."""
+        logq, tokens = self.logq(slots).topk(k, dim=-1)
+        return tokens, logq
+
+    def logq(self, slots: Tensor) -> Tensor:
+        """See :meth:`Proposal.logq`."""
+        return self._rows[slots[0]][None]
+
+    def expand(self, slots: Tensor, tokens: Tensor) -> Tensor:
+        """See :meth:`Proposal.expand`."""
+        start = self._drafter.runner.num_slots
+        new, logits = self._drafter.runner.expand(slots, tokens)
+        if self._state.pipeline.needs_prefix:
+            for slot, token in zip(slots[0].tolist(), tokens[0].tolist(), strict=True):
+                self._prefixes.append([*self._prefixes[slot], token])
+        rows = self._process(logits[0], range(start, start + new.shape[1]))
+        self._rows = torch.cat([self._rows, rows])
+        return new
+
+    def _process(self, logits: Tensor, slots: Any) -> Tensor:  # noqa: ANN401 - ints
+        """Log-probabilities over the target's vocabulary, processed as the target's are: [n, V]."""
+        pipeline = self._state.pipeline
+        size = self._drafter.vocab_size
+        if logits.shape[-1] != size:  # padded vocabularies of different width
+            extra = size - logits.shape[-1]
+            logits = torch.nn.functional.pad(logits, (0, extra), value=float("-inf"))
+        scores = pipeline(logits, [self._prefixes[slot] for slot in slots] if pipeline.needs_prefix else None)
+        return scores.log_softmax(-1) if pipeline.greedy else scores

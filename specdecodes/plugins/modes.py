@@ -1,0 +1,37 @@
+"""The built-in modes: which component fills which hook."""
+
+from __future__ import annotations
+
+from specdecodes.plugin import Mode
+
+MODES: dict[str, tuple[Mode, tuple[str, ...]]] = {
+    "naive": (
+        Mode("none", "root", "greedy", ("token-match",), help="Plain decoding: one token per step."),
+        (),
+    ),
+    "sd": (
+        Mode("model", "chain", "greedy", ("rejection", "token-match"), help="Vanilla speculative decoding: a chain."),
+        ("sd-classic",),
+    ),
+    "stree": (
+        Mode(
+            "model",
+            "static",
+            "greedy",
+            ("without-replacement", "token-match"),
+            help="STree: a static tree, scored in one tree scan, committed by replay.",
+        ),
+        (),
+    ),
+    "ngram": (
+        Mode(
+            "ngram",
+            "chain",
+            "greedy",
+            ("token-match",),
+            settings={"depth": 5},
+            help="A chain from suffix matches in prompt and output; no draft model.",
+        ),
+        (),
+    ),
+}

@@ -1,0 +1,1 @@
+"""Observers: they watch a generation through wrappers and events and change nothing of it."""

@@ -1,0 +1,1 @@
+"""Tree builders: how the node budget of a step is spent."""

@@ -1,0 +1,32 @@
+"""Accept what the target would have chosen itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from specdecodes.core.sampling import Rng
+from specdecodes.core.tree import Tree, Verdict
+from specdecodes.plugins.verifiers.base import Verifier
+
+
+class Greedy(Verifier):
+    """Accept the longest path on which every token is the target's best; the bonus is its best after that."""
+
+    lossless = True
+    serves = ("greedy",)
+    capturable = True
+
+    def accept(self, logp: Tensor, tree: Tree, rng: Rng) -> Verdict:
+        """No loop over nodes and no synchronisation: a node stands if it and all above it match."""
+        best = logp.argmax(-1)
+        structure = tree.structure
+        matches = tree.tokens == best.gather(1, tree.parents.clamp(min=0))
+        if tree.num_nodes is not None:
+            matches &= tree.real
+        matches[:, 0] = True
+        stands = ~(structure.ancestors & ~matches[:, None, :]).any(-1)
+        depth = torch.where(stands, structure.depths, -1)
+        num_accepted, last = depth.max(dim=1)
+        rows = torch.arange(last.shape[0], device=last.device)
+        return Verdict(structure.paths[rows, last], num_accepted, best[rows, last])
