@@ -55,7 +55,7 @@ stage() { # stage NAME COMMAND [ARGUMENT ...]
     case $status in
         0) word="${green}passed $plain" ;;
         77) word="${yellow}skipped$plain" ;;
-        *) word="${red}failed $plain" failed=1 note="${note:-exit status $status}" ;;
+        *) word="${red}failed $plain" failed=1 note="exit status $status${note:+: $note}" ;;
     esac
     summary+=("$word $(printf '%4ds  %-20s' $((SECONDS - started)) "$name") $note")
     return $status
@@ -197,20 +197,18 @@ no_tests() {
 
 if stage 'environment' environment; then
     everything
+    reports=()
+    for report in "$tmp"/reports/*.xml; do
+        reports+=("${report%.xml}")
+    done
+    counts=$(tally "${reports[@]}")
 else
     summary+=("${yellow}skipped${plain}        everything else      there is no environment to run it in")
+    counts='0 passed, 0 failed, 0 skipped'
 fi
 
 printf '\n%s== summary%s\n' "$bold" "$plain"
 printf '%s\n' "${summary[@]}"
 [ "$quick" = 1 ] && echo 'This was --quick: before you hand in a change, run it without.'
-reports=()
-for report in "$tmp"/reports/*.xml; do
-    reports+=("${report%.xml}")
-done
-if [ "$failed" = 1 ] && [ -z "${python:-}" ]; then
-    echo 'tests: 0 passed, 0 failed, 0 skipped'
-else
-    printf 'tests: %s\n' "$(tally "${reports[@]}")"
-fi
+printf 'tests: %s\n' "$counts"
 exit $failed

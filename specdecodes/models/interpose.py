@@ -3,7 +3,7 @@
 Since transformers 5.15 every recurrent mixer calls module-level functions for its convolution and its
 scan. :func:`install` replaces those names, process-wide and once per modeling file, by dispatchers that
 hand the call to the pass under way in this thread and fall through to the stock function when there is
-none. Projections, norms, multipliers, experts and attention stay stock code.
+none, or when it does not serve the op. Projections, norms, multipliers, experts and attention stay stock code.
 
 The pass travels in a ``threading.local``: ``torch.compile`` traces an attribute of it, and cannot trace
 a ``contextvars.ContextVar``.
@@ -23,12 +23,10 @@ from torch import Tensor, nn
 
 
 class Pass(Protocol):
-    """What serves the rebound ops during one forward: one method per op, named after it."""
+    """What serves the rebound ops during one forward: a method per op, named after it; what it lacks stays stock."""
 
     def causal_conv1d_fn(self, *args: Any, **kwargs: Any) -> Tensor: ...  # noqa: ANN401
-    def causal_conv1d_update(self, *args: Any, **kwargs: Any) -> Tensor: ...  # noqa: ANN401
     def mamba2_chunk_scan(self, *args: Any, **kwargs: Any) -> Any: ...  # noqa: ANN401
-    def mamba2_selective_state_update(self, *args: Any, **kwargs: Any) -> Tensor: ...  # noqa: ANN401
 
 
 OPS: dict[str, tuple[str, ...]] = {
@@ -95,9 +93,8 @@ def install(model: nn.Module) -> set[str]:
 def _dispatcher(name: str, stock: Callable[..., Any]) -> Callable[..., Any]:
     def dispatch(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the op's own signature
         current = _active.current
-        if current is None:
-            return stock(*args, **kwargs)
-        return getattr(current, name)(*args, **kwargs)
+        serve = stock if current is None else getattr(current, name, stock)
+        return serve(*args, **kwargs)
 
     dispatch.__name__ = dispatch.__qualname__ = name
     dispatch.__wrapped__ = stock  # type: ignore[attr-defined] - keeps inspect.signature truthful

@@ -1,33 +1,93 @@
-"""``python -m specdecodes.train pretrain|distill --recipe FILE --output FOLDER [--data FOLDER]``."""
+"""``python -m specdecodes.train pretrain|distill|answers|ngram --recipe FILE --output PATH [--data FOLDER]``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
-from specdecodes.train.pretrain import pretrain
-from specdecodes.train.recipe import load_recipe
+EXAMPLE = """example:
+  python -m specdecodes.train pretrain --recipe train/recipes/smoke.toml --output out/target --data FOLDER
+  python -m specdecodes.train answers  --recipe train/recipes/smoke.toml --target out/target --output out/answers.jsonl
+  python -m specdecodes.train distill  --recipe train/recipes/smoke_draft.toml --target out/target \\
+      --answers out/answers.jsonl --output out/draft
+  python -m specdecodes.train ngram    --recipe train/recipes/smoke.toml --target out/target \\
+      --answers out/answers.jsonl --output out/ngram.safetensors
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m specdecodes.train",
+        description="Make the models and tables that draft, from recipes.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="task", required=True)
+    for task, text in (
+        ("pretrain", "train a model and its tokenizer from scratch"),
+        ("distill", "train a draft model against a target: KL(target || draft)"),
+        ("answers", "let a target answer training prompts (what its drafters should learn from)"),
+        ("ngram", "count the static back-off table of the n-gram drafter"),
+    ):
+        command = commands.add_parser(task, help=text, description=text)
+        command.add_argument("--recipe", required=True, help="a TOML file, for example train/recipes/smoke.toml")
+        command.add_argument(
+            "--output", required=True, type=Path, help="what to write; a training that was cut off goes on there"
+        )
+        command.add_argument(
+            "--data", type=Path, help="folder with the recipe's files (default: load them by their public ids)"
+        )
+        if task == "pretrain":
+            command.add_argument("--tokenizer", help="use this tokenizer (folder or hub id) instead of training one")
+        else:
+            needed = task != "distill"
+            command.add_argument(
+                "--target", required=needed, help="folder, hub id or 'embedded' (distill: the recipe's)"
+            )
+        if task in ("distill", "ngram"):
+            command.add_argument("--answers", type=Path, help="the target's own answers, from the task 'answers'")
+        if task == "answers":
+            command.add_argument("--count", type=int, default=1000, help="prompts to answer")
+            command.add_argument("--max-new-tokens", type=int, default=160, help="longest answer")
+        if task == "ngram":
+            command.add_argument("--max-bytes", type=int, default=1_000_000, help="size of the table's file at most")
+    return parser
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Run one task; returns what came out."""
+    from specdecodes.train.recipe import load_recipe
+
+    recipe = load_recipe(args.recipe)
+    if args.task in ("pretrain", "distill") and recipe.task != args.task:
+        raise ValueError(f"--recipe: expected a recipe with task = {args.task!r}, got {recipe.task!r} in {args.recipe}")
+    if args.task == "pretrain":
+        from specdecodes.train.pretrain import pretrain
+
+        return pretrain(recipe, args.output, args.data, args.tokenizer)
+    from specdecodes.train.answers import read_answers, write_answers
+
+    if args.task == "answers":
+        count = write_answers(recipe, args.output, args.target, args.data, args.count, args.max_new_tokens)
+        return {"answers": count, "output": str(args.output)}
+    answers = read_answers(args.answers) if args.answers else []
+    if args.task == "distill":
+        from specdecodes.train.distill import distill
+
+        return distill(recipe, args.output, args.data, args.target, answers)
+    from specdecodes.train.ngram import build_table
+
+    return build_table(recipe, args.output, args.target, args.data, answers, args.max_bytes)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one recipe; returns the exit code (2 for bad input)."""
-    parser = argparse.ArgumentParser(prog="python -m specdecodes.train", description=__doc__)
-    parser.add_argument("task", choices=("pretrain", "distill"))
-    parser.add_argument("--recipe", required=True, help="a TOML file, for example train/recipes/smoke.toml")
-    parser.add_argument(
-        "--output", required=True, type=Path, help="folder for the model; a run that was cut off goes on there"
-    )
-    parser.add_argument("--data", type=Path, help="folder with the recipe's files (default: load them from the hub)")
-    parser.add_argument("--tokenizer", help="use this tokenizer (folder or hub id) instead of training one")
-    args = parser.parse_args(argv)
+    """Run one task from the command line; returns the exit code (2 for bad input)."""
+    args = build_parser().parse_args(argv)
     try:
-        recipe = load_recipe(args.recipe)
-        if recipe.task != args.task:
-            raise ValueError(
-                f"--recipe: expected a recipe with task = {args.task!r}, got {recipe.task!r} in {args.recipe}"
-            )
-        outcome = pretrain(recipe, args.output, args.data, args.tokenizer)
+        outcome = run(args)
     except (ValueError, FileNotFoundError) as error:
         print(f"specdecodes.train: {error}", file=sys.stderr)
         return 2

@@ -88,15 +88,7 @@ def _records_from_file(source: Source, folder: Path) -> Iterator[dict[str, Any]]
         raise FileNotFoundError(f"data source {source.name}: expected the file {source.file} in {folder}")
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".txt":
-        # Passages of about 2,000 characters, cut at blank lines, so that shuffling mixes them with the rest.
-        passage = ""
-        for paragraph in text.split("\n\n"):
-            passage += paragraph + "\n\n"
-            if len(passage) > 2000:
-                yield {"text": passage}
-                passage = ""
-        if passage:
-            yield {"text": passage}
+        yield from _passages(text)
     elif path.suffix == ".jsonl":
         for number, line in enumerate(text.splitlines(), 1):
             try:
@@ -112,7 +104,22 @@ def _records_from_hub(source: Source) -> Iterator[dict[str, Any]]:
 
     if not source.hub:
         raise ValueError(f"data source {source.name}: no hub id in the recipe; give its folder with --data")
-    yield from load_dataset(source.hub, source.config, split=source.split, data_files=source.data_files)
+    records = load_dataset(source.hub, source.config, split=source.split, data_files=source.data_files)
+    if source.hub == "text":  # one record per line
+        records = _passages("\n".join(record["text"] for record in records))
+    yield from records
+
+
+def _passages(text: str) -> Iterator[dict[str, Any]]:
+    """Cut a long text at blank lines into passages of about 2,000 characters, so that shuffling mixes them in."""
+    passage = ""
+    for paragraph in text.split("\n\n"):
+        passage += paragraph + "\n\n"
+        if len(passage) > 2000:
+            yield {"text": passage}
+            passage = ""
+    if passage:
+        yield {"text": passage}
 
 
 def split_documents(documents: Sequence[Document], held_out: float, seed: int) -> tuple[list[Document], list[Document]]:

@@ -13,7 +13,8 @@ from typing import Any
 class Source:
     """One data set: where it lives on the hub, what its file is called on disk, how a record becomes text.
 
-    ``format`` is one of the names in :data:`specdecodes.train.data.FORMATS`.
+    ``format`` is one of the names in :data:`specdecodes.train.data.FORMATS`. ``hub`` is what ``datasets.load_dataset``
+    takes first: a hub id, or ``json`` or ``text`` with ``data_files`` naming a public address.
     """
 
     name: str

@@ -1,0 +1,106 @@
+"""Distil a draft model from a target: KL(target || draft) per unpadded token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from specdecodes.models.interpose import install
+from specdecodes.models.loading import resolve
+from specdecodes.train.data import Document
+from specdecodes.train.pretrain import RecipeTrainer, build_model, load_documents, run_trainer
+from specdecodes.train.recipe import Distillation, Recipe
+
+
+def distillation_loss(
+    student: Tensor, teacher: Tensor, labels: Tensor | None, mask: Tensor, kl_weight: float, ce_weight: float
+) -> Tensor:
+    """``kl_weight * KL(teacher || student) + ce_weight * CE``, each a mean over the tokens that count.
+
+    STree's loss (arXiv 2505.14969, section 5), except that padding is left out and the mean is per token: its
+    ``batchmean`` over [B, T, V] divides by B only, so that the loss grows with the length.
+
+    Args:
+        student, teacher: logits [B, T, V] (the teacher's without gradient).
+        labels: int64 [B, T], -100 where nothing is to be predicted; used by the CE term, shifted inside.
+        mask: bool [B, T], which positions are not padding.
+    """
+    loss = student.new_zeros((), dtype=torch.float32)
+    if kl_weight:
+        rows = mask.flatten()
+        log_student = F.log_softmax(student.flatten(0, 1)[rows].float(), dim=-1)
+        log_teacher = F.log_softmax(teacher.flatten(0, 1)[rows].float(), dim=-1)
+        loss = loss + kl_weight * F.kl_div(log_student, log_teacher, reduction="sum", log_target=True) / rows.sum()
+    if ce_weight:
+        assert labels is not None
+        targets = labels.masked_fill(~mask, -100)[:, 1:]
+        loss = loss + ce_weight * F.cross_entropy(student[:, :-1].flatten(0, 1).float(), targets.flatten())
+    return loss
+
+
+class DistillTrainer(RecipeTrainer):
+    """The recipe's trainer with a frozen teacher beside the student."""
+
+    def __init__(self, teacher: PreTrainedModel, distillation: Distillation, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(**kwargs)
+        install(teacher)
+        self.teacher = teacher.to(self.args.device).requires_grad_(False).eval()
+        self.distillation = distillation
+        # The Trainer's own mean over accumulated batches is right: every batch here is full.
+        self.model_accepts_loss_kwargs = False
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        **_: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """See :func:`distillation_loss`."""
+        labels = inputs.get("labels")
+        mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
+        forward = {key: value for key, value in inputs.items() if key != "labels"}
+        outputs = model(**forward, use_cache=False)
+        with torch.no_grad():
+            teacher = self.teacher(**forward, use_cache=False).logits
+        weights = (self.distillation.kl_weight, self.distillation.ce_weight)
+        loss = distillation_loss(outputs.logits, teacher, labels, mask, *weights)
+        return (loss, outputs) if return_outputs else loss
+
+
+def distill(
+    recipe: Recipe,
+    output: Path,
+    data: Path | None = None,
+    target: str | None = None,
+    answers: list[Document] | None = None,
+) -> dict[str, Any]:
+    """Train the recipe's draft against its target into ``output``; resumes from its last checkpoint.
+
+    Args:
+        target: a folder or hub id instead of the recipe's.
+        answers: the target's own answers, mixed in with the recipe's data (see :mod:`specdecodes.train.answers`).
+    """
+    assert recipe.distillation is not None
+    source = resolve(target or recipe.distillation.target)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    teacher = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    train_documents, held_out = load_documents(recipe, data)
+    torch.manual_seed(recipe.training.seed)
+    model = build_model(recipe.model, tokenizer)
+    return run_trainer(
+        DistillTrainer,
+        recipe,
+        model,
+        tokenizer,
+        [*train_documents, *(answers or [])],
+        held_out,
+        output,
+        teacher=teacher,
+        distillation=recipe.distillation,
+    )
