@@ -101,7 +101,8 @@ environment() {
     stamp="$(dirname "$python")/../.specdecodes-installed"
     now=$(fingerprint) || return 1
     # -P: look for the installed package, not for the folder that this script stands in
-    if "$python" -P -c 'import specdecodes' 2>/dev/null && [ "$(cat "$stamp" 2>/dev/null)" = "$now" ]; then
+    if "$python" -P -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("specdecodes"))' &&
+        [ "$(cat "$stamp" 2>/dev/null)" = "$now" ]; then
         note="$python"
         return
     fi
@@ -209,6 +210,6 @@ fi
 
 printf '\n%s== summary%s\n' "$bold" "$plain"
 printf '%s\n' "${summary[@]}"
-[ "$quick" = 1 ] && echo 'This was --quick: before you hand in a change, run it without.'
+printf 'It took %d s%s.\n' "$SECONDS" "$([ "$quick" = 1 ] && echo ' with --quick; before you hand in a change, run it without')"
 printf 'tests: %s\n' "$counts"
 exit $failed

@@ -5,9 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import inspect
-import logging
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,14 +15,13 @@ from typing import TYPE_CHECKING, Any, cast
 import pluggy
 
 from specdecodes import hookspecs
+from specdecodes.tracing import trace
 
 if TYPE_CHECKING:
     from specdecodes.core.decoder import Generation
     from specdecodes.core.state import DecodeState
     from specdecodes.core.tree import Proposal, Tree, Verdict
     from specdecodes.models.target import Target
-
-logger = logging.getLogger("specdecodes")
 
 KINDS = ("drafter", "tree", "verifier", "state", "observer", "mode")
 
@@ -128,7 +125,8 @@ class Registry:
         for key in (name, *component.aliases):
             if (other := self._components.get((kind, key))) is not None:
                 raise ValueError(
-                    f"registry: {kind} {key!r} is registered twice, by {other.owner} and by {self._owner}; rename one of them"
+                    f"registry: {kind} {key!r} is registered twice, "
+                    f"by {other.owner} and by {self._owner}; rename one of them"
                 )
         for key in (name, *component.aliases):
             self._components[kind, key] = component
@@ -173,18 +171,19 @@ def registry() -> Registry:
     ``SPECDECODES_PLUGINS=a,b`` limits the entry points to those names (empty: none at all).
 
     Raises:
-        ValueError: two components of one kind and name; a name in ``SPECDECODES_PLUGINS`` that is not installed.
+        ValueError: two components of one kind and name; a name in ``SPECDECODES_PLUGINS`` that is not installed; a
+            plugin that cannot be imported or implements what no discovery hook asks for.
     """
     from specdecodes import plugins as builtins
 
     manager = pluggy.PluginManager("specdecodes")
     manager.add_hookspecs(hookspecs.Discovery)
-    manager.register(builtins, "builtins")
-    owners = {"builtins": "specdecodes"}
+    plugins, owners = {"builtins": builtins}, {"builtins": "specdecodes"}
     for entry in _entry_points():
-        manager.register(entry.load(), entry.name)
-        owners[entry.name] = entry.dist.name if entry.dist is not None else entry.value
-    manager.check_pending()
+        owner = entry.dist.name if entry.dist is not None else entry.value
+        name = f"{entry.name} of {owner}"  # two distributions may call their entry points alike
+        plugins[name], owners[name] = _imported(entry, name), owner
+    _register(manager, plugins)
     result = Registry()
     for implementation in reversed(manager.hook.register_components.get_hookimpls()):
         with result.owned_by(owners[implementation.plugin_name]):
@@ -204,6 +203,24 @@ def _entry_points() -> list[importlib.metadata.EntryPoint]:
     return [entry for entry in found if entry.name in wanted]
 
 
+def _imported(entry: importlib.metadata.EntryPoint, name: str) -> Any:  # noqa: ANN401 - a module or any object
+    try:
+        return entry.load()
+    except Exception as error:
+        way_out = "repair or uninstall it, or leave it out with SPECDECODES_PLUGINS"
+        raise ValueError(f"plugin {name}: cannot import {entry.value}: {error!r}; {way_out}") from error
+
+
+def _register(manager: pluggy.PluginManager, plugins: Mapping[str, object]) -> None:
+    """Register by name; an unknown hook or argument is an error instead of a hook that is never called."""
+    try:
+        for name, plugin in plugins.items():
+            manager.register(plugin, name)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise ValueError(f"plugins: {error}") from error
+
+
 class Hooks:
     """The hooks of one decoder: the only place that touches ``pm.hook``.
 
@@ -218,12 +235,7 @@ class Hooks:
         manager = pluggy.PluginManager("specdecodes")
         manager.add_hookspecs(hookspecs.Phases)
         manager.add_hookspecs(hookspecs.Events)
-        for role, plugin in plugins.items():
-            manager.register(plugin, role)
-        try:
-            manager.check_pending()
-        except pluggy.PluginValidationError as error:
-            raise ValueError(f"plugins: {error}") from error
+        _register(manager, plugins)
         for phase in ("propose", "build_tree", "verify"):
             owners = [i.plugin_name for i in getattr(manager.hook, phase).get_hookimpls() if not _wraps(i)]
             if len(owners) != 1:
@@ -274,18 +286,3 @@ def _answer(phase: str, value: object) -> object:
     if value is None:
         raise TypeError(f"{phase} returned None; its plugin must return a {hookspecs.RETURNS[phase]}")
     return value
-
-
-def trace(manager: pluggy.PluginManager) -> None:
-    """Log every hook call of ``manager`` with its duration (``SPECDECODES_TRACE_HOOKS=1``)."""
-    started: list[float] = []
-
-    def before(name: str, methods: list[Any], kwargs: Mapping[str, Any]) -> None:
-        started.append(time.perf_counter())
-
-    def after(outcome: Any, name: str, methods: list[Any], kwargs: Mapping[str, Any]) -> None:  # noqa: ANN401
-        elapsed = (time.perf_counter() - started.pop()) * 1e3
-        callees = ", ".join(method.plugin_name for method in reversed(methods)) or "nobody"
-        logger.warning("hook %s -> %s: %.3f ms", name, callees, elapsed)
-
-    manager.add_hookcall_monitoring(before, after)

@@ -13,6 +13,12 @@ NAMES = ("embedded", *DRAFTS)
 DEFAULT_DRAFT = "ngram"
 """The drafter of ``sd`` and ``stree`` on the embedded target: the faster one on a CPU."""
 
+SETTINGS = {
+    "ngram": {"tree": "3,2,1,1"},
+    "mamba2": {"tree": "3,2,1,1"},
+}
+"""Per drafter, what was fastest on a CPU; see benchmark/results."""
+
 NGRAM_TABLE = "ngram.safetensors"
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from specdecodes import assets
@@ -75,43 +72,29 @@ def plan_settings(settings: RunSettings) -> dict[str, dict[str, Any]]:
         if not takers:
             raise ValueError(unknown("setting", key, {known for mode in takes.values() for known in mode}))
         for mode in takers:
-            plans[mode][key] = read_value(value, takes[mode][key])
+            plans[mode][key] = value
     return plans
 
 
-def read_value(value: Any, parameter: inspect.Parameter) -> Any:  # noqa: ANN401
-    """A string read as a Python or JSON literal, unless the setting's default is itself a string."""
-    if not isinstance(value, str) or isinstance(parameter.default, str):
-        return value
-    for parse in (ast.literal_eval, json.loads):
-        try:
-            return parse(value)
-        except (ValueError, SyntaxError):
-            continue
-    return value
-
-
-def _settings_of(mode: str, settings: RunSettings) -> Mapping[str, inspect.Parameter]:
-    """The settings that the components of ``mode`` take, the replaced parts included."""
-    components = registry()
-    return {
-        name: parameter
-        for kind, part in _components_of(mode, settings)
-        for name, parameter in components.get(kind, part).settings.items()
-    }
-
-
-def _components_of(mode: str, settings: RunSettings) -> Iterator[tuple[str, str]]:
+def components_of(mode: str, settings: RunSettings) -> dict[str, list[str]]:
+    """Kind to the names of what may fill the hooks of ``mode``; only verifiers are several (one per temperature)."""
     components = registry()
     chosen = components.get("mode", mode).factory
     assert isinstance(chosen, Mode)  # the registry takes nothing else as a mode
-    drafters = components.names("drafter")
+    replaced = dict.fromkeys(_PARTS) if mode == BASELINE else {part: getattr(settings, part) for part in _PARTS}
     draft = settings.draft
     if draft is None and settings.target == "embedded":
         draft = assets.DEFAULT_DRAFT
-    named = draft if chosen.propose == "model" and draft in drafters else None
-    yield "drafter", settings.propose or named or chosen.propose
-    yield "tree", settings.build_tree or chosen.build_tree
-    yield "state", settings.commit_state or chosen.commit_state
-    for verifier in (chosen.greedy, *chosen.sampling, *([settings.verify] if settings.verify else [])):
-        yield "verifier", verifier
+    named = chosen.propose == "model" and isinstance(draft, str) and draft in components.names("drafter")
+    return {
+        "drafter": [replaced["propose"] or (draft if named else chosen.propose)],
+        "tree": [replaced["build_tree"] or chosen.build_tree],
+        "verifier": [chosen.greedy, *chosen.sampling, *filter(None, [replaced["verify"]])],
+        "state": [replaced["commit_state"] or chosen.commit_state],
+    }
+
+
+def _settings_of(mode: str, settings: RunSettings) -> set[str]:
+    """The settings that the components of ``mode`` take, the replaced parts included."""
+    parts = components_of(mode, settings).items()
+    return {key for kind, names in parts for name in names for key in registry().get(kind, name).settings}

@@ -54,8 +54,11 @@ class RunFolder:
         return self.path / "model_answer" / f"{self.model_ids[mode]}.jsonl"
 
     def write_summary(self, values: Mapping[str, Any]) -> None:
-        """Write the summary, replacing an earlier one of this run."""
-        replace_json(self.summary_path, values)
+        """Write the summary, replacing an earlier one of this run: indented, but one line per row."""
+        head = {name: value for name, value in values.items() if name != "rows"}
+        rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in values["rows"])
+        text = json.dumps(head, ensure_ascii=False, indent=1).removesuffix("\n}")
+        replace(self.summary_path, [f'{text},\n "rows": [\n  {rows}\n ]\n}}\n'.encode()])
 
     def _recover(self) -> None:
         """Read the journal and make the answer files agree with it."""
@@ -86,7 +89,9 @@ def check_place(settings: RunSettings, fingerprint: Mapping[str, Any]) -> Path |
     folder = settings.out_dir or _latest(settings.log_dir or DEFAULT_PARENT)
     if not (folder / RUN_FILE).exists():
         if (folder / "model_answer").exists():
-            raise ValueError(f"resume: the answers in {folder} come from something else: it has no {RUN_FILE}; choose another folder")
+            raise ValueError(
+                f"resume: expected a run in {folder}, got answers without a {RUN_FILE}; choose another folder"
+            )
         return None  # killed before anything was written, or a first run
     _check_same(folder, _read_run(folder)["fingerprint"], fingerprint)
     return folder
@@ -98,7 +103,8 @@ def open_folder(
     """Make the folder of a new run, or open ``earlier`` (what :func:`check_place` returned) to go on with it."""
     path = earlier or settings.out_dir or _new_folder(settings.log_dir or DEFAULT_PARENT)
     summary = settings.log_dir if settings.log_dir and settings.out_dir else path
-    values = _read_run(path) if earlier else {"run_id": shortuuid.uuid(), "fingerprint": dict(fingerprint), "sessions": []}
+    new: dict[str, Any] = {"run_id": shortuuid.uuid(), "fingerprint": dict(fingerprint), "sessions": []}
+    values = _read_run(path) if earlier else new
     values["sessions"] = [*values["sessions"], dict(session)]
     (path / "model_answer").mkdir(parents=True, exist_ok=True)
     summary.mkdir(parents=True, exist_ok=True)

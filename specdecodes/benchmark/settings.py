@@ -29,7 +29,7 @@ class RunSettings:
         questions, hub_id, categories, max_questions: see :func:`specdecodes.benchmark.questions.load_questions`.
         max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty: see :class:`SamplingParams`.
         seed: every answer's seed follows from it; all modes get the same one for the same turn.
-        dtype, device, compile: as for :func:`specdecodes.load`, the baseline included. threads: torch's, None leaves them.
+        dtype, device, compile: as for :func:`specdecodes.load`, for the baseline too. threads: torch's (None: as is).
         repeat: answers per turn and mode. warmup: rounds before measuring.
         out_dir: the run's folder; None makes one named after the time below ``log_dir`` (None: ``runs``).
             With both, ``out_dir`` gets the answers and ``log_dir`` the summary.
@@ -102,16 +102,15 @@ class RunSettings:
         return f"{self.target_name}-{mode}"
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values; loaded objects by their names."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: _plain(value) for name, value in values.items()}
+        """What the result depends on, as plain JSON values; loaded objects by their names."""
+        names = [f.name for f in fields(self) if f.name not in _NOT_PART_OF_THE_RESULT]
+        return {name: _plain(getattr(self, name)) for name in names}
 
     def fingerprint(self, questions: Sequence[Question]) -> dict[str, Any]:
         """What two runs must share for one to go on with the other's answers."""
-        own = {name: value for name, value in self.to_json().items() if name not in _NOT_PART_OF_THE_RESULT}
         asked = json.dumps([[q.question_id, q.category, q.turns] for q in questions], ensure_ascii=False)
         digest = hashlib.sha256(asked.encode()).hexdigest()[:16]
-        return {**own, "text of the questions": f"{len(questions)} questions, sha256 {digest}"}
+        return {**self.to_json(), "text of the questions": f"{len(questions)} questions, sha256 {digest}"}
 
 
 def canonical_modes(names: Sequence[str]) -> tuple[str, ...]:

@@ -65,10 +65,10 @@ class Decoder:
     def __init__(
         self,
         target: Target,
-        tokenizer: Any,
+        tokenizer: Any,  # noqa: ANN401 - tokenizers have no common base
         mode: str,
         greedy: Assembly | str,
-        sampling: Assembly | str,  # noqa: ANN401
+        sampling: Assembly | str,
     ) -> None:
         self.target = target
         self.tokenizer = tokenizer
@@ -76,7 +76,7 @@ class Decoder:
         self.greedy = greedy
         self.sampling = sampling
 
-    def generate(self, prompt: Prompt, **settings: Any) -> Generation:  # noqa: ANN401 - see SamplingParams
+    def generate(self, prompt: Prompt, **settings: Any) -> Generation:
         """Decode an answer.
 
         Args:
@@ -92,7 +92,7 @@ class Decoder:
             pass
         return self._finish(state, assembly, started)
 
-    def stream(self, prompt: Prompt, **settings: Any) -> Iterator[str]:  # noqa: ANN401
+    def stream(self, prompt: Prompt, **settings: Any) -> Iterator[str]:
         """Like :meth:`generate`, giving out pieces of text as soon as they are final.
 
         Raises:
@@ -121,8 +121,12 @@ class Decoder:
         """
         if isinstance(prompt, Tensor):
             ids = prompt
+        elif not (prompt if isinstance(prompt, str) else any(message.get("content") for message in prompt)):
+            raise ValueError("prompt: expected some text, got an empty prompt")
         elif self.tokenizer is None:
-            raise ValueError("prompt: expected token ids [B, L] (this decoder has no tokenizer), got text")
+            raise ValueError(
+                "prompt: expected token ids [B, L], got text; this decoder has no tokenizer, name one for the target"
+            )
         elif isinstance(prompt, str):
             ids = torch.tensor([self.tokenizer.encode(prompt)], dtype=torch.long)
         else:
@@ -135,9 +139,8 @@ class Decoder:
         if ids.numel() == 0:
             raise ValueError("prompt: expected at least one token, got an empty prompt")
         if int(ids.min()) < 0 or int(ids.max()) >= self.target.vocab_size:
-            raise ValueError(
-                f"prompt: expected token ids 0 to {self.target.vocab_size - 1}, got {int(ids.min())} to {int(ids.max())}"
-            )
+            low, high = int(ids.min()), int(ids.max())
+            raise ValueError(f"prompt: expected token ids 0 to {self.target.vocab_size - 1}, got {low} to {high}")
         return ids.to(self.target.device)
 
     def _start(self, prompt: Prompt, settings: dict[str, Any]) -> tuple[DecodeState, Assembly, float]:

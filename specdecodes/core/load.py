@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from specdecodes import assets
 from specdecodes.core.decoder import Assembly, Decoder
-from specdecodes.models.loading import load_model, load_tokenizer, parse_device, parse_dtype
+from specdecodes.core.settings import read_setting
+from specdecodes.models.loading import is_embedded, load_model, load_tokenizer, parse_device, parse_dtype
 from specdecodes.models.selftest import self_test
 from specdecodes.models.target import Target
 from specdecodes.plugin import Component, Context, Hooks, Mode, Registry, registry, unknown
@@ -32,10 +33,10 @@ def load(
     build_tree: Any = None,  # noqa: ANN401
     verify: Any = None,  # noqa: ANN401
     commit_state: Any = None,  # noqa: ANN401
-    compile: bool = False,  # noqa: A002 - torch's own word
+    compile: bool = False,
     max_length: int | None = None,
     observers: Sequence[Any] = (),
-    **settings: Any,  # noqa: ANN401 - the components' own
+    **settings: Any,
 ) -> Decoder:
     """Make a decoder.
 
@@ -61,7 +62,7 @@ def load(
     where = parse_device(device)
     model = load_model(target, "target", where, parse_dtype(dtype, where))
     runner = Target(model, compile=compile, max_length=max_length)
-    runner.is_embedded = target == "embedded"
+    runner.is_embedded = is_embedded(model)
     if _checked.get(model) != model.dtype:
         self_test(Target(model))
         _checked[model] = model.dtype
@@ -92,6 +93,7 @@ class _Parts:
         self.context = context
         self.settings = dict(settings)
         self.known: set[str] = set()
+        self.measured: Mapping[str, Any] = {}
 
     def make(self, kind: str, part: Any) -> Any:  # noqa: ANN401
         """The component called ``part``; an object is taken as it is."""
@@ -103,8 +105,8 @@ class _Parts:
     def _for(self, component: Component) -> dict[str, Any]:
         taken = component.settings
         self.known |= set(taken)
-        merged = {**self.mode.settings, **self.settings}
-        return {name: value for name, value in merged.items() if name in taken}
+        merged = {**self.mode.settings, **self.measured, **self.settings}
+        return {name: read_setting(taken[name], value) for name, value in merged.items() if name in taken}
 
     def drafter(self, override: Any) -> Any:  # noqa: ANN401
         """The drafter: named outright, or by ``draft``, or the mode's own."""
@@ -119,7 +121,10 @@ class _Parts:
         ):
             override, draft = draft, None
         self.context = replace(self.context, draft=draft)
-        return self.make("drafter", override or self.mode.propose)
+        name = override or self.mode.propose
+        if self.context.target.is_embedded and isinstance(name, str):
+            self.measured = assets.SETTINGS.get(draft if name == "model" else name, {})
+        return self.make("drafter", name)
 
     def verifiers(self, override: Any) -> dict[str, list[Any]]:  # noqa: ANN401
         """Candidates per kind of temperature; an override takes the place of what it can serve."""

@@ -53,6 +53,7 @@ class SamplingParams:
             ("top_p", 0 < self.top_p <= 1, "a number in (0, 1]"),
             ("min_p", 0 <= self.min_p < 1, "a number in [0, 1)"),
             ("repetition_penalty", self.repetition_penalty > 0, "a number above 0 (1 is off)"),
+            ("seed", self.seed is None or 0 <= self.seed < 2**63, "0 to 2**63 - 1"),
         )
         for name, good, expected in checks:
             if not good:

@@ -117,7 +117,7 @@ class Tree:
 
     @cached_property
     def real(self) -> Tensor:
-        """bool [B, T]: which nodes are not padding."""
+        """Bool [B, T]: which nodes are not padding."""
         rows, count = self.shape
         if self.num_nodes is None:
             return torch.ones(rows, count, dtype=torch.bool, device=self.tokens.device)

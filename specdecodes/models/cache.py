@@ -85,12 +85,12 @@ class TreeCache(Cache):
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    ) -> tuple[Tensor, Tensor]:
         """Called by attention layers: [B, heads, n, head dim]."""
         assert self.serving is not None
         return self.serving.attend(layer_idx, key_states, value_states)
 
-    def update_conv_state(self, conv_states: Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any) -> Tensor:  # noqa: ANN401
+    def update_conv_state(self, conv_states: Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any) -> Tensor:
         """Called by recurrent mixers with raw conv inputs [B, C, n] just before the conv op."""
         assert self.serving is not None
         self.serving.enter(layer_idx)
@@ -98,7 +98,7 @@ class TreeCache(Cache):
 
     def update_recurrent_state(
         self, recurrent_states: Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
-    ) -> Tensor:  # noqa: ANN401
+    ) -> Tensor:
         """Called after the scan op; the pass has moved the state already, if it moves at all."""
         return recurrent_states
 

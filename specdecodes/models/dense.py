@@ -19,7 +19,7 @@ class DensePass:
         weight: Tensor,
         bias: Tensor | None = None,
         activation: str | None = None,
-        **_: Any,  # noqa: ANN401 - stock callers pass kernel-only settings
+        **_: Any,
     ) -> Tensor:
         """[B, C, T] to [B, C, T]."""
         return sequence_conv(hidden_states, weight, bias, activation)
@@ -38,7 +38,7 @@ class DensePass:
         dt_softplus: bool = False,
         dt_limit: tuple[float, float] = (0.0, float("inf")),
         return_final_states: bool = False,
-        **_: Any,  # noqa: ANN401
+        **_: Any,
     ) -> Any:  # noqa: ANN401 - a tensor or a pair, as in stock
         """[B, T, H, P] to [B, T, H, P], with the final state [B, H, P, N] when asked for."""
         steps = discretize(dt, dt_bias, tuple(dt_limit), dt_softplus)

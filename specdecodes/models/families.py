@@ -78,7 +78,7 @@ def signature_of(model: PreTrainedModel) -> Signature:
     if config.model_type == "mamba2":
         kinds = ["linear_attention"]
     attention = kinds is None or any(
-        "attention" in k and k != "linear_attention" or k in ("hybrid", "attention") for k in kinds
+        ("attention" in k and k != "linear_attention") or k in ("hybrid", "attention") for k in kinds
     )
     recurrent = SUPPORTED[config.model_type] != "attention"
     if config.model_type == "falcon_h1":

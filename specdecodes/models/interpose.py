@@ -25,7 +25,7 @@ from torch import Tensor, nn
 class Pass(Protocol):
     """What serves the rebound ops during one forward: a method per op, named after it; what it lacks stays stock."""
 
-    def causal_conv1d_fn(self, *args: Any, **kwargs: Any) -> Tensor: ...  # noqa: ANN401
+    def causal_conv1d_fn(self, *args: Any, **kwargs: Any) -> Tensor: ...
     def mamba2_chunk_scan(self, *args: Any, **kwargs: Any) -> Any: ...  # noqa: ANN401
 
 

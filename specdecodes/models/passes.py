@@ -41,7 +41,7 @@ class CachedPass:
         """Store [B, heads, T, head dim] and return what attention reads."""
         return self.cache.attention_rows(layer_idx).write(self.positions, keys, values, self.visible)
 
-    def mamba2_selective_state_update(self, *_: Any, **__: Any) -> Tensor:  # noqa: ANN401
+    def mamba2_selective_state_update(self, *_: Any, **__: Any) -> Tensor:
         """Unreachable while ``TreeCache.has_previous_state`` is False; a mixer that gets here is not one we know."""
         raise RuntimeError("a stock mixer took its one-token branch under our cache; this model is not supported")
 
@@ -61,20 +61,20 @@ class CachedPass:
         dt_softplus: bool = False,
         dt_limit: tuple[float, float] = (0.0, float("inf")),
         return_final_states: bool = False,
-        **_: Any,  # noqa: ANN401
+        **_: Any,
     ) -> tuple[Tensor, Tensor]:
         """The stock op's signature; y [B, T, H, P] in the input's dtype, and a placeholder for the state."""
         limit = tuple(dt_limit) if self.clamps else mamba2.NO_LIMIT
         y = self.scan(hidden_states, dt, A, B, C, D, dt_bias=dt_bias, softplus=dt_softplus, limit=limit)
         return y.contiguous(), dt
 
-    def scan(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, **kw: Any) -> Tensor:  # noqa: ANN401
+    def scan(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, **kw: Any) -> Tensor:
         """Scan with raw ``dt`` [B, T, H]; ``kw``: dt_bias, softplus, limit."""
         raise NotImplementedError
 
     def causal_conv1d_fn(
         self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **_: Any
-    ) -> Tensor:  # noqa: ANN401
+    ) -> Tensor:
         """The stock op's signature: [B, C, T] to [B, C, T]."""
         raise NotImplementedError
 
@@ -93,11 +93,11 @@ class SequencePass(CachedPass):
 
     def causal_conv1d_fn(
         self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **_: Any
-    ) -> Tensor:  # noqa: ANN401
+    ) -> Tensor:
         """See the base."""
         return self.layer.sequence_conv(hidden_states, weight, bias, activation)
 
-    def scan(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, **kw: Any) -> Tensor:  # noqa: ANN401
+    def scan(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, **kw: Any) -> Tensor:
         """See the base."""
         return self.layer.sequence_scan(x, dt, A, B, C, D, **kw)
 
@@ -107,12 +107,12 @@ class StepPass(CachedPass):
 
     def causal_conv1d_fn(
         self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **_: Any
-    ) -> Tensor:  # noqa: ANN401
+    ) -> Tensor:
         """See the base."""
         assert self.layer.window is not None
         return mamba2.advance_conv(self.layer.window, hidden_states[..., 0], weight, bias, activation)[..., None]
 
-    def scan(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, **kw: Any) -> Tensor:  # noqa: ANN401
+    def scan(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, **kw: Any) -> Tensor:
         """See the base."""
         assert self.layer.state is not None
         steps = self.layer.steps(dt, A, B, **kw)
@@ -155,7 +155,7 @@ class TreePass(CachedPass):
 
     def causal_conv1d_fn(
         self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **_: Any
-    ) -> Tensor:  # noqa: ANN401
+    ) -> Tensor:
         """See the base."""
         index = self.window_index[weight.shape[-1]]
         if self.keep == "inputs":
@@ -164,7 +164,7 @@ class TreePass(CachedPass):
             self.windows.append(mamba2.node_windows(self.layer, hidden_states, index))
         return mamba2.score_conv(self.layer, hidden_states, index, weight, bias, activation)
 
-    def scan(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, **kw: Any) -> Tensor:  # noqa: ANN401
+    def scan(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, **kw: Any) -> Tensor:
         """See the base."""
         steps = self.layer.steps(dt, A, B, **kw)
         if self.keep == "inputs":
@@ -191,7 +191,7 @@ class ExpandPass(CachedPass):
 
     def causal_conv1d_fn(
         self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **_: Any
-    ) -> Tensor:  # noqa: ANN401
+    ) -> Tensor:
         """See the base."""
         kept = self.windows[self.layer.index]
         window = kept.index_select(0, self.parents)
@@ -199,7 +199,7 @@ class ExpandPass(CachedPass):
         kept.index_copy_(0, self.slots, window)
         return y.T[None]
 
-    def scan(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, **kw: Any) -> Tensor:  # noqa: ANN401
+    def scan(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, **kw: Any) -> Tensor:
         """See the base."""
         kept = self.states[self.layer.index]
         state = kept.index_select(0, self.parents)

@@ -191,7 +191,7 @@ def _token_ids(target: Target, count: int) -> Tensor:
 
 
 @contextmanager
-def _mixers(target: Target, **attributes: Any) -> Iterator[None]:  # noqa: ANN401 - attributes of stock modules
+def _mixers(target: Target, **attributes: Any) -> Iterator[None]:
     """Set attributes of the Mamba-2 mixers for the length of the block."""
     before = [
         (module, name, getattr(module, name))

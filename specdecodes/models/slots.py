@@ -37,7 +37,7 @@ class SlotRunner(Target):
         *,
         max_slots: int,
         compile: bool = False,
-        max_length: int | None = None,  # noqa: A002
+        max_length: int | None = None,
     ) -> None:
         super().__init__(model, backend=StateCopy(), compile=compile, max_length=max_length)
         self.max_slots = max_slots

@@ -48,7 +48,7 @@ class Target:
         *,
         backend: StateBackend | None = None,
         compile: bool = False,
-        max_length: int | None = None,  # noqa: A002
+        max_length: int | None = None,
     ) -> None:
         check_supported(model.config)
         install(model)
@@ -60,6 +60,8 @@ class Target:
             backend = Replay()
         self.backend = backend
         self.compile = compile
+        if compile:  # one graph per tree size, and every decoder of a process shares the code objects
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         if compile and max_length is None:
             max_length = min(self.signature.max_positions or COMPILED_CAPACITY, COMPILED_CAPACITY)
         self.max_length = max_length
@@ -133,7 +135,7 @@ class Target:
     # -- the three calls ------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def prefill(self, ids: Tensor, **model_inputs: Any) -> Tensor:  # noqa: ANN401 - whatever the model takes
+    def prefill(self, ids: Tensor, **model_inputs: Any) -> Tensor:
         """Forget everything, commit ``ids`` [B, L] (int64) and return the logits after them [B, V].
 
         Raises:
@@ -211,7 +213,7 @@ class Target:
 
     # -- forwards -------------------------------------------------------------------------------------------------
 
-    def _run_sequence(self, ids: Tensor, *, clamps: bool, **model_inputs: Any) -> Tensor:  # noqa: ANN401
+    def _run_sequence(self, ids: Tensor, *, clamps: bool, **model_inputs: Any) -> Tensor:
         current = self._pass("sequence", SequencePass)
         current.clamps = clamps
         logits = ids.new_empty(0)

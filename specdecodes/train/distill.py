@@ -46,7 +46,7 @@ def distillation_loss(
 class DistillTrainer(RecipeTrainer):
     """The recipe's trainer with a frozen teacher beside the student."""
 
-    def __init__(self, teacher: PreTrainedModel, distillation: Distillation, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, teacher: PreTrainedModel, distillation: Distillation, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         install(teacher)
         self.teacher = teacher.to(self.args.device).requires_grad_(False).eval()
@@ -59,7 +59,7 @@ class DistillTrainer(RecipeTrainer):
         model: Any,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        **_: Any,  # noqa: ANN401
+        **_: Any,
     ) -> Any:  # noqa: ANN401
         """See :func:`distillation_loss`."""
         labels = inputs.get("labels")

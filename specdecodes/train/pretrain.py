@@ -27,7 +27,7 @@ class RecipeTrainer(Trainer):
     The stock CPU chunk scan is up to 280 times slower than the einsum form and pads to 256.
     """
 
-    def __init__(self, recipe: Training, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer's own arguments
+    def __init__(self, recipe: Training, **kwargs: Any) -> None:
         self.recipe = recipe
         self._pass = DensePass()
         super().__init__(**kwargs)
@@ -40,7 +40,7 @@ class RecipeTrainer(Trainer):
             self.optimizer = MuonAdamW(model or self.model, self.recipe.lr, adamw_lr, self.recipe.weight_decay)
         return super().create_optimizer(model)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ANN401
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One forward and backward with our ops."""
         with serving(self._pass):
             return super().training_step(*args, **kwargs)
@@ -140,7 +140,7 @@ def run_trainer(
     train_documents: Sequence[Document],
     held_out: Sequence[Document],
     output: Path,
-    **trainer_kwargs: Any,  # noqa: ANN401
+    **trainer_kwargs: Any,
 ) -> dict[str, Any]:
     """Train, save the result and what is known about it; shared by pretraining and distillation."""
     training = recipe.training

@@ -43,8 +43,20 @@ HIDDEN = 32
 ENDS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False}
 SMALL: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": HIDDEN, "initializer_range": 0.1, **ENDS}
 HEADS: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2}
-PLAIN: dict[str, Any] = {**SMALL, **HEADS, "intermediate_size": 48, "num_hidden_layers": 2, "max_position_embeddings": 1024}
-MAMBA: dict[str, Any] = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 12, "mamba_expand": 2, "mamba_chunk_size": 8}
+PLAIN: dict[str, Any] = {
+    **SMALL,
+    **HEADS,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 1024,
+}
+MAMBA: dict[str, Any] = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_d_state": 12,
+    "mamba_expand": 2,
+    "mamba_chunk_size": 8,
+}
 
 
 def _mamba2(**settings: Any) -> Mamba2Config:
@@ -68,13 +80,25 @@ def _falcon_h1(**settings: Any) -> FalconH1Config:
 
 
 def _granite(**settings: Any) -> GraniteMoeHybridConfig:
-    scales = {"embedding_multiplier": 2.0, "logits_scaling": 3.0, "residual_multiplier": 0.5, "attention_multiplier": 0.3}
+    scales = {
+        "embedding_multiplier": 2.0,
+        "logits_scaling": 3.0,
+        "residual_multiplier": 0.5,
+        "attention_multiplier": 0.3,
+    }
     layers = {"num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"]}
     return GraniteMoeHybridConfig(**{**PLAIN, **MAMBA, **layers, **scales, "shared_intermediate_size": 40, **settings})
 
 
 def _nemotron_h(*layers: str) -> NemotronHConfig:
-    sizes = {"ssm_state_size": 12, "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2, "chunk_size": 8, "head_dim": 8}
+    sizes = {
+        "ssm_state_size": 12,
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 8,
+        "n_groups": 2,
+        "chunk_size": 8,
+        "head_dim": 8,
+    }
     experts = {"n_routed_experts": 4, "moe_intermediate_size": 24, "moe_shared_expert_intermediate_size": 24}
     sizes = {**SMALL, **HEADS, **sizes, **experts, "intermediate_size": 48, "max_position_embeddings": 1024}
     return NemotronHConfig(**sizes, layers_block_type=list(layers))
@@ -117,14 +141,26 @@ class Family:
 FAMILIES: dict[str, Family] = {
     "mamba2": Family(lambda: _mamba2(n_groups=1), attention=False, attention_kind="eager"),
     # Width 3 instead of 4 and no conv bias: nothing may take either for granted.
-    "mamba2-groups": Family(lambda: _mamba2(n_groups=2, conv_kernel=3, use_conv_bias=False, use_bias=True), attention=False, attention_kind="eager"),
-    "bamba": Family(lambda: BambaConfig(**{**PLAIN, **MAMBA, "num_hidden_layers": 3}, mamba_n_groups=2, attn_layer_indices=[1])),
+    "mamba2-groups": Family(
+        lambda: _mamba2(n_groups=2, conv_kernel=3, use_conv_bias=False, use_bias=True),
+        attention=False,
+        attention_kind="eager",
+    ),
+    "bamba": Family(
+        lambda: BambaConfig(**{**PLAIN, **MAMBA, "num_hidden_layers": 3}, mamba_n_groups=2, attn_layer_indices=[1])
+    ),
     "falcon_h1": Family(_falcon_h1),
     "falcon_h1-norm": Family(lambda: _falcon_h1(mamba_rms_norm=True, mamba_norm_before_gate=False)),
     "granitemoehybrid": Family(lambda: _granite(num_local_experts=4, num_experts_per_tok=2)),
-    "granitemoehybrid-dense": Family(lambda: _granite(num_local_experts=0, num_experts_per_tok=0, position_embedding_type="rope")),
-    "nemotron_h": Family(lambda: _nemotron_h("linear_attention", "mlp", "full_attention", "linear_attention"), clamps=True),
-    "nemotron_h-experts": Family(lambda: _nemotron_h("linear_attention", "moe", "full_attention", "linear_attention"), lifts=False, clamps=True),
+    "granitemoehybrid-dense": Family(
+        lambda: _granite(num_local_experts=0, num_experts_per_tok=0, position_embedding_type="rope")
+    ),
+    "nemotron_h": Family(
+        lambda: _nemotron_h("linear_attention", "mlp", "full_attention", "linear_attention"), clamps=True
+    ),
+    "nemotron_h-experts": Family(
+        lambda: _nemotron_h("linear_attention", "moe", "full_attention", "linear_attention"), lifts=False, clamps=True
+    ),
     "zamba2": Family(_zamba2, clamps=True),
     "llama": Family(lambda: LlamaConfig(**PLAIN), recurrent=False),
     "qwen2": Family(lambda: Qwen2Config(**PLAIN), recurrent=False),
@@ -189,6 +225,8 @@ def takes_positions(model: PreTrainedModel) -> bool:
 
 
 class _Lift(TorchFunctionMode):
+    depth = 0
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.float:
             return args[0].to(torch.float64)
@@ -204,9 +242,13 @@ def lifted(dtype: torch.dtype) -> Iterator[None]:
     Stock models round norms, softmaxes and scans to float32 whatever their dtype; this takes the rounding away, so
     that what remains is a bug.
     """
-    if dtype == torch.float64:
-        with _Lift():
-            yield
+    if dtype == torch.float64 and not _Lift.depth:
+        _Lift.depth += 1
+        try:
+            with _Lift():
+                yield
+        finally:
+            _Lift.depth -= 1
     else:
         yield
 
@@ -263,6 +305,22 @@ def stock_tree(model: PreTrainedModel, start: Node, tree: Tree) -> list[Node]:
     return nodes
 
 
+Steps = tuple[tuple[str, int], ...]
+"""Steps in a row: the shape of a tree, and the node at which the accepted path ends (0: no drafted token)."""
+
+
+@cache
+def stock_walk(name: str, dtype: torch.dtype, length: int, steps: Steps) -> list[tuple[Tree, list[Node]]]:
+    """Stock decoding of every node of each step's tree after ``prompt_of(length)`` and the paths accepted before."""
+    start, walk = stock_prefix(name, dtype, length), []
+    for number, (shape, last) in enumerate(steps):
+        tree = tree_of(shape, "walk", number)
+        nodes = stock_tree(shared(name, dtype), start, tree)
+        walk.append((tree, nodes))
+        start = nodes[last]
+    return walk
+
+
 def logits_of(nodes: list[Node]) -> Tensor:
     """[1, T, V]."""
     return torch.stack([node.logits for node in nodes])[None]
@@ -279,7 +337,9 @@ def state_error(target: Target, node: Node) -> float:
     for index, rows in target.cache.attention.items():
         stock = node.cache.layers[index]
         assert rows.keys is not None and rows.values is not None
-        worst = max(worst, gap(rows.keys[:, :, : node.length], stock.keys), gap(rows.values[:, :, : node.length], stock.values))
+        worst = max(
+            worst, gap(rows.keys[:, :, : node.length], stock.keys), gap(rows.values[:, :, : node.length], stock.values)
+        )
     return worst
 
 

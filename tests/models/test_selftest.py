@@ -152,7 +152,9 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("mistake", "name", "place"), MISTAKES, ids=lambda value: getattr(value, "__name__", value))
-def test_refuses(mistake: Callable[[pytest.MonkeyPatch], None], name: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refuses(
+    mistake: Callable[[pytest.MonkeyPatch], None], name: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = Target(shared(name))
     mistake(monkeypatch)
     with pytest.raises(ValueError, match="is refused") as refusal:

@@ -23,7 +23,6 @@ from specdecodes.kernels.mamba2_scan.naive import (
     tree_states,
 )
 
-
 NO_LIMIT = (0.0, float("inf"))
 """Bounds of a step size in stock one-token steps, and therefore in everything but prefill (see ``SequencePass``)."""
 
@@ -75,7 +74,7 @@ class Mamba2Layer:
 
     def sequence_scan(
         self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, **kw: Any
-    ) -> Tensor:  # noqa: ANN401
+    ) -> Tensor:
         """Scan [B, T, H, P] from the committed state, and move the state behind it."""
         dt = self.steps(dt, A, B, **kw)
         if self.state is None:

@@ -1,0 +1,117 @@
+"""Compare modes with plain decoding on MT-Bench questions, or any other set of questions.
+
+Plain decoding always runs too, in the same process, question by question in alternation with every mode.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from specdecodes.benchmark.progress import ProgressBar
+from specdecodes.benchmark.report import print_report
+from specdecodes.benchmark.runner import run
+from specdecodes.benchmark.settings import RunSettings
+from specdecodes.cli.arguments import (
+    PARTS,
+    OneLineParser,
+    add_model_arguments,
+    add_sampling_arguments,
+    parse_settings,
+    run_reporting_errors,
+    sampling_from,
+)
+
+MODULE = "specdecodes.benchmark.run_mtbench"
+PROG = f"python -m {MODULE}"
+EXAMPLES = f"""examples:
+  {PROG}
+  {PROG} --modes sd,stree,ngram --max-questions 8 --compile
+  {PROG} --target FOLDER --draft FOLDER --set stree.tree=3,2.1,2.1,3 --questions mt_bench
+  {PROG} --resume --out-dir runs/20260131-120000
+"""
+
+WIDTH = 140
+"""Columns of the table where the output is no terminal: enough for four modes beside the baseline."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run; returns 0, 2 for bad input, or 130 when interrupted (the run can be resumed)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return run_reporting_errors(lambda: _main(arguments), PROG)
+
+
+def _main(arguments: list[str]) -> None:
+    settings = to_settings(make_parser().parse_args(arguments))
+    try:
+        summary = run(settings, watcher=ProgressBar(Console(stderr=True)), command=["python", "-m", MODULE, *arguments])
+    except KeyboardInterrupt:
+        print("finished questions are kept; the same command with --resume goes on", file=sys.stderr)
+        raise
+    print_report(summary, Console(width=None if sys.stdout.isatty() else WIDTH))
+
+
+def to_settings(flags: argparse.Namespace) -> RunSettings:
+    """The run that the flags ask for.
+
+    Raises:
+        ValueError: a value out of range, or flags that contradict each other.
+    """
+    sampling = sampling_from(flags)
+    sampling["seed"] = sampling["seed"] or 0
+    same = ("target", "draft", "tokenizer", "dtype", "device", "compile", "threads", "questions", "hub_id")
+    same += ("max_questions", "repeat", "warmup", "out_dir", "log_dir", "resume", *PARTS)
+    return RunSettings(
+        **{name: getattr(flags, name) for name in same},
+        **sampling,
+        modes=_names(flags.mode or ["stree"]),
+        categories=_names(flags.category),
+        settings=parse_settings(flags.set),
+    )
+
+
+def make_parser() -> OneLineParser:
+    """Every flag, with the names that other benchmarks use as aliases."""
+    parser = OneLineParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
+    parser.add_argument(
+        "--mode",
+        "--modes",
+        action="append",
+        metavar="NAME,...",
+        help="what to compare with plain decoding (default: stree); naive alone is plain decoding alone",
+    )
+    add_model_arguments(parser)
+    _add_questions(parser)
+    add_sampling_arguments(parser)
+    _add_running(parser)
+    return parser
+
+
+def _add_questions(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("questions").add_argument
+    add("--questions", default="embedded", metavar="NAME", help="mt_bench, gsm8k, humaneval, FILE (default: embedded)")
+    add("--hub-id", metavar="ID", help="another home on the hub for mt_bench, gsm8k or humaneval")
+    add("--max-questions", type=int, metavar="N", help="ask so many, spread over the categories")
+    add("--category", action="append", default=[], metavar="NAME,...", help="ask only these")
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("running").add_argument
+    add("--threads", type=int, metavar="N", help="torch's threads")
+    add("--repeat", type=int, default=1, metavar="N", help="answers per turn and mode (default: 1)")
+    add("--warmup", type=int, default=1, metavar="N", help="rounds before measuring (default: 1)")
+    add("--out-dir", type=Path, metavar="DIR", help="the run's folder (default: named after the time, in --log-dir)")
+    add("--log-dir", type=Path, metavar="DIR", help="where runs go (default: runs); with --out-dir: the summary alone")
+    add("--resume", action="store_true", help="go on with the run in --out-dir, or with the latest in --log-dir")
+
+
+def _names(given: Sequence[str]) -> list[str]:
+    return [name.strip() for text in given for name in text.split(",") if name.strip()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""What the commands share: the flags for models, modes and sampling, quiet libraries, bad input as one line."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
+
+import transformers
+
+from specdecodes.core.decoder import Decoder
+from specdecodes.core.load import load
+from specdecodes.core.sampling import SamplingParams
+
+logger = logging.getLogger("specdecodes")
+
+PARTS = {
+    "propose": "drafter",
+    "build_tree": "tree builder",
+    "verify": "verifier",
+    "commit_state": "state back-end",
+}
+"""The part of a mode that each of these flags replaces."""
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser that raises its errors instead of printing the usage over several lines.
+
+    Help keeps the line breaks of description and epilog; flags are never abbreviated.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"{message}; '{self.prog} --help' lists the flags")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`load_from` reads, except ``--mode``: the model, the parts of the mode, their settings."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--target",
+        "--model_target",
+        "-llm",
+        "--llm-path",
+        default="embedded",
+        metavar="NAME",
+        help="a folder, a hub id, or 'embedded' (default)",
+    )
+    group.add_argument(
+        "--draft",
+        "--model_draft",
+        "-ssm",
+        "--ssm-path",
+        metavar="NAME",
+        help="a folder, a hub id, an embedded draft, or a drafter's name",
+    )
+    group.add_argument("--tokenizer", metavar="NAME", help="a folder or hub id (default: the one beside the target)")
+    group.add_argument("--device", help="cpu or cuda[:N] (default: cuda where there is one)")
+    group.add_argument(
+        "--dtype",
+        help="float32, bfloat16, float16, float64 (default: float32 on a CPU, the checkpoint's own on a GPU)",
+    )
+    group.add_argument("--compile", "--cg", action="store_true", help="compile or capture the forwards")
+    group = parser.add_argument_group("parts of the mode ('specdecodes plugins' lists them)")
+    for part, kind in PARTS.items():
+        group.add_argument(f"--{part.replace('_', '-')}", metavar="NAME", help=f"replace the {kind}")
+    group.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a component's setting; may be repeated"
+    )
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`sampling_from` reads: how tokens are chosen and how many."""
+    group = parser.add_argument_group("decoding")
+    group.add_argument(
+        "--max-new-tokens", "--n_tokens_to_generate", type=int, default=128, metavar="N", help="(default: 128)"
+    )
+    group.add_argument(
+        "--temperature", "--temp", type=float, metavar="T", help="0 is greedy (default); the logits are divided by it"
+    )
+    group.add_argument("--do-sample", action="store_true", help="temperature 1, where --temperature says nothing else")
+    group.add_argument("--top-k", "--top_k", type=int, default=0, metavar="K", help="0 is off (default)")
+    group.add_argument("--top-p", "--top_p", type=float, default=1.0, metavar="P", help="1 is off (default)")
+    group.add_argument("--min-p", "--min_p", type=float, default=0.0, metavar="P", help="0 is off (default)")
+    group.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help="1 is off (default)")
+    group.add_argument("--seed", type=int, help="reproduces a sampled answer (default: a fresh one)")
+
+
+def load_from(args: argparse.Namespace, **extra: Any) -> Decoder:
+    """The decoder that the flags ask for: ``args.mode`` and what :func:`add_model_arguments` added.
+
+    Raises:
+        ValueError: see :func:`specdecodes.load`.
+    """
+    settings = parse_settings(args.set)
+    for name in settings:
+        if name in inspect.signature(load).parameters:
+            raise ValueError(f"--set: {name!r} is no component's setting; use --{name.replace('_', '-')}")
+    parts = {part: getattr(args, part) for part in PARTS}
+    return load(
+        args.target,
+        args.draft,
+        args.mode,
+        tokenizer=args.tokenizer,
+        device=args.device,
+        dtype=args.dtype,
+        compile=args.compile,
+        **parts,
+        **extra,
+        **settings,
+    )
+
+
+def sampling_from(args: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments of ``Decoder.generate``, checked here so that nothing is loaded for an answer that cannot be.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+    temperature = args.temperature
+    if temperature is None:
+        temperature = 1.0 if args.do_sample else 0.0
+    elif args.do_sample and temperature == 0:
+        raise ValueError("temperature: expected above 0 with --do-sample, got 0; leave one of the two out")
+    names = ("max_new_tokens", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+    sampling = {name: getattr(args, name) for name in names}
+    sampling["temperature"] = temperature
+    SamplingParams(**sampling)
+    return sampling
+
+
+def parse_settings(pairs: Iterable[str]) -> dict[str, str]:
+    """Read ``KEY=VALUE`` pairs; of two with one key the later counts. ``load`` reads the values as each setting's type.
+
+    Raises:
+        ValueError: no equals sign, or nothing before it.
+    """
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"--set: expected KEY=VALUE, got {pair!r}; for example --set depth=4")
+        settings[key.strip()] = value.strip()
+    return settings
+
+
+def run_reporting_errors(function: Callable[[], None], prog: str = "specdecodes") -> int:
+    """Run a command's work; returns its exit code.
+
+    Bad input (``ValueError``, ``OSError``) becomes one line on stderr and 2; ``LOGLEVEL=DEBUG`` adds the traceback.
+    """
+    try:
+        set_log_level()
+        function()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough; the interpreter must not try to flush again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (ValueError, OSError) as error:
+        logger.debug("bad input", exc_info=True)
+        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def set_log_level() -> None:
+    """Obey ``LOGLEVEL``; without it libraries keep quiet, so that an error is the only line.
+
+    Raises:
+        ValueError: a level that does not exist.
+    """
+    name = os.environ.get("LOGLEVEL", "").upper()
+    levels = logging.getLevelNamesMapping()
+    if name and name not in levels:
+        raise ValueError(f"LOGLEVEL: expected one of {', '.join(levels)}, got {name!r}")
+    logging.basicConfig(level=name or "ERROR", format="%(levelname)s %(name)s: %(message)s", force=True)
+    logger.setLevel(name or "WARNING")  # hook traces and what our own code warns of
+    transformers.logging.set_verbosity(levels[name or "ERROR"])
+    transformers.logging.disable_progress_bar()
+    if not name and not sys.warnoptions:
+        warnings.simplefilter("ignore")

@@ -1,0 +1,135 @@
+"""``specdecodes generate``: stream one answer and say how fast it came."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+
+from specdecodes.cli.arguments import (
+    OneLineParser,
+    add_model_arguments,
+    add_sampling_arguments,
+    load_from,
+    run_reporting_errors,
+    sampling_from,
+)
+from specdecodes.core.decoder import Decoder, Generation, Prompt
+from specdecodes.core.state import DecodeState
+from specdecodes.hookspecs import hookimpl
+from specdecodes.plugin import Mode, registry
+from specdecodes.plugins.observers.acceptance import Acceptance
+
+PROG = "specdecodes generate"
+EXAMPLE = f"""\
+examples:
+  {PROG} --mode stree --prompt "Why is the sky blue?"
+  {PROG} --mode sd --draft mamba2 --set depth=5 --temperature 0.8 --seed 1 --prompt "Tell me a story."
+  {PROG} --target FOLDER --draft FOLDER --prompt "def fibonacci(n):" --raw
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_reporting_errors(lambda: run(parser().parse_args(argv)), PROG)
+
+
+def parser() -> OneLineParser:
+    """The command's flags."""
+    made = OneLineParser(
+        prog=PROG, description="Stream one answer, then print times and how much was accepted.", epilog=EXAMPLE
+    )
+    made.add_argument("--prompt", required=True, metavar="TEXT", help="what to answer or to continue")
+    made.add_argument("--mode", metavar="NAME", help="(default: stree; with --K: sd)")
+    made.add_argument("--K", type=int, metavar="N", help="drafted tokens per step of a mode that drafts a chain")
+    form = made.add_mutually_exclusive_group()
+    form.add_argument(
+        "--chat", action="store_true", default=None, help="use the chat template (default where there is one)"
+    )
+    form.add_argument("--raw", dest="chat", action="store_false", help="continue the prompt as it is")
+    add_model_arguments(made)
+    add_sampling_arguments(made)
+    made.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end the answer here; may be repeated"
+    )
+    made.add_argument("--ignore-eos", action="store_true", help="go on after the end of the text")
+    return made
+
+
+def run(args: argparse.Namespace) -> None:
+    """Load, stream, report. Everything that can be checked without a model is checked before one is loaded.
+
+    Raises:
+        ValueError: bad input.
+    """
+    sampling = {**sampling_from(args), "stop": args.stop, "ignore_eos": args.ignore_eos}
+    if not args.prompt:
+        raise ValueError("prompt: expected some text, got an empty prompt")
+    args.mode = args.mode or ("stree" if args.K is None else "sd")
+    if args.K is not None:
+        args.set = [*args.set, chain_setting(args)]
+    last = LastGeneration()
+    decoder = load_from(args, observers=[Acceptance(), last])
+    for piece in decoder.stream(prompt_of(decoder, args), **sampling):
+        print(piece, end="", flush=True)
+    assert last.generation is not None
+    print("\n", *report(decoder, last.generation), sep="\n")
+
+
+def chain_setting(args: argparse.Namespace) -> str:
+    """``--K`` as a setting.
+
+    Raises:
+        ValueError: a mode that drafts no chain, which has no such length.
+    """
+    mode = registry().get("mode", args.mode).factory
+    assert isinstance(mode, Mode)
+    builder = registry().get("tree", args.build_tree or mode.build_tree)
+    if "depth" not in builder.settings:
+        raise ValueError(
+            f"--K: expected a mode that drafts a chain, such as sd, got {args.mode!r} with the tree builder "
+            f"{builder.name!r}; use --set with its settings ({', '.join(builder.settings) or 'none'})"
+        )
+    return f"depth={args.K}"
+
+
+def prompt_of(decoder: Decoder, args: argparse.Namespace) -> Prompt:
+    """The prompt as a message where the chat template is asked for, or there is one and nothing else was said."""
+    template = getattr(decoder.tokenizer, "chat_template", None)
+    chat = args.chat if args.chat is not None else template is not None
+    return [{"role": "user", "content": args.prompt}] if chat else str(args.prompt)
+
+
+class LastGeneration:
+    """An observer that keeps what came out, which a stream does not return."""
+
+    generation: Generation | None = None
+
+    @hookimpl
+    def generation_finished(self, state: DecodeState, generation: Generation) -> None:
+        """Keep it."""
+        self.generation = generation
+
+
+def report(decoder: Decoder, generation: Generation) -> Iterator[str]:
+    """The lines below the answer."""
+    timings, new = generation.timings, len(generation.tokens[0])
+    decoded = new - 1  # the first token comes with the prefill
+    rate = f", {decoded / timings['decode']:.1f} tokens/s" if decoded else ""
+    yield f"mode             {decoder.mode}"
+    yield f"prefill          {timings['prefill']:.3f} s ({generation.prompt_tokens} tokens)"
+    yield f"decode           {timings['decode']:.3f} s ({decoded} tokens{rate})"
+    yield f"tokens per step  {generation.tau:.2f} ({len(generation.accept_lengths)} steps, bonus token included)"
+    yield f"acceptance rate  {acceptance(generation)}"
+
+
+def acceptance(generation: Generation) -> str:
+    """Accepted of drafted tokens; siblings in a tree exclude each other, so there it is accepted of steps * depth."""
+    counts = generation.extras["acceptance"]
+    drafted, accepted, steps = counts["drafted"], sum(counts["accepted"]), len(generation.accept_lengths)
+    if not drafted:
+        return "- (nothing drafted)"
+    if drafted == sum(counts["offered"]):
+        return f"{accepted / drafted:.1%} ({accepted} accepted of {drafted} drafted)"
+    depth = len(counts["offered"])
+    asked = f"{steps} steps * {depth} levels; {drafted} tokens drafted"
+    return f"{accepted / (steps * depth):.1%} ({accepted} accepted of {asked})"

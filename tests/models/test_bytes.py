@@ -1,0 +1,84 @@
+"""What back-ends keep per tree node, counted in allocated bytes, against the formulas of STree (section 4.3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from specdecodes.models.passes import TreePass
+from specdecodes.models.target import Target
+from specdecodes.plugins.states.base import StateBackend
+from specdecodes.plugins.states.copy import StateCopy
+from specdecodes.plugins.states.reforward import Reforward
+from specdecodes.plugins.states.replay import Replay
+
+from .families import RECURRENT, make, prompt_of, tree_of
+
+
+def kept_bytes(kept: Any) -> int:
+    """Allocated bytes behind all tensors in nested tuples and lists; memory that is shared counts once."""
+    found: dict[int, int] = {}
+
+    def collect(part: Any) -> None:
+        if isinstance(part, Tensor):
+            found[part.untyped_storage().data_ptr()] = part.untyped_storage().nbytes()
+        else:
+            for inner in part:
+                collect(inner)
+
+    collect(kept)
+    return sum(found.values())
+
+
+def formula(backend: type[StateBackend], mixer: nn.Module, itemsize: int) -> int:
+    """Bytes per node of one stock mixer; a state is float32 in every model that is not float64."""
+    if backend is Replay:
+        return (mixer.conv_dim + mixer.num_heads) * itemsize
+    if backend is StateCopy:
+        state = mixer.num_heads * mixer.head_dim * mixer.ssm_state_size * 4
+        return state + mixer.conv_kernel_size * mixer.conv_dim * itemsize
+    return 0
+
+
+@pytest.mark.parametrize("backend", [Replay, StateCopy, Reforward], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", RECURRENT)
+def test_kept_bytes_equal_the_formula(name: str, dtype: torch.dtype, backend: type[StateBackend]) -> None:
+    target = Target(make(name, dtype), backend=backend())
+    mixers = [module for module in target.model.modules() if hasattr(module, "A_log")]
+    per_node = sum(formula(backend, mixer, dtype.itemsize) for mixer in mixers)
+    assert len(mixers) >= 2
+    target.prefill(prompt_of(5))
+    assert backend.bytes_per_node(target) == per_node
+    for shape in ("single", "stree", "deep"):
+        tree = tree_of(shape)
+        target.score(tree)
+        assert kept_bytes(target.kept) == per_node * tree.shape[1], shape
+        kept_elsewhere = [
+            tensor
+            for current in target._passes.values()
+            if isinstance(current, TreePass)
+            for tensor in (*current.inputs, *current.dts, *current.windows, *current.states)
+        ]
+        assert not kept_elsewhere
+    target.commit(torch.tensor([[0]]))
+    assert kept_bytes(target.kept) == 0
+
+
+def test_replay_keeps_far_less_than_copy() -> None:
+    target = Target(make("mamba2"))
+    target.prefill(prompt_of(5))
+    assert StateCopy.bytes_per_node(target) > 8 * Replay.bytes_per_node(target)
+    assert Reforward.bytes_per_node(target) == 0
+
+
+def test_attention_alone_keeps_nothing() -> None:
+    for backend in (Replay(), StateCopy(), Reforward()):
+        target = Target(make("llama"), backend=backend)
+        target.prefill(prompt_of(5))
+        target.score(tree_of("stree"))
+        assert kept_bytes(target.kept) == 0
+        assert backend.bytes_per_node(target) == 0

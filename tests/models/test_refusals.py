@@ -1,0 +1,179 @@
+"""What cannot work is refused in one line, before anything is run."""
+
+from __future__ import annotations
+
+import re
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    BambaConfig,
+    GPT2Config,
+    JambaConfig,
+    LlamaConfig,
+    Mamba2Config,
+    MambaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    RwkvConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from specdecodes.models.families import SUPPORTED, check_supported
+from specdecodes.models.interpose import install
+from specdecodes.models.target import Target
+
+from .families import FAMILIES, MAMBA, PLAIN, gap, logits_of, prompt_of, shared, stock_path, stock_tree, tree_of
+
+TINY: dict[str, Any] = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1}
+
+
+def test_every_supported_family_is_tested() -> None:
+    assert {family.config().model_type for family in FAMILIES.values()} == set(SUPPORTED)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2),
+        RwkvConfig(**TINY, attention_hidden_size=16),
+        MambaConfig(**TINY),
+        JambaConfig(**TINY, num_attention_heads=2, num_key_value_heads=2, use_mamba_kernels=False),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_other_families_by_name(config: PreTrainedConfig) -> None:
+    message = rf"family '{config.model_type}' is not supported yet; supported: bamba, .*zamba2$"
+    with pytest.raises(ValueError, match=message):
+        check_supported(config)
+
+
+def test_a_model_of_another_family() -> None:
+    model = AutoModelForCausalLM.from_config(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2))
+    with pytest.raises(ValueError, match="family 'gpt2' is not supported yet"):
+        Target(model)
+
+
+def test_encoder_decoder() -> None:
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    model = T5ForConditionalGeneration(T5Config(vocab_size=50, **sizes))
+    with pytest.raises(ValueError, match="expected a decoder-only causal model, got the encoder-decoder family 't5'"):
+        Target(model)
+
+
+@pytest.mark.parametrize("kind", ["flash_attention_2", "flash_attention_3"])
+def test_attention_that_takes_no_tree_mask(kind: str) -> None:
+    config = LlamaConfig(**PLAIN)
+    config._attn_implementation = kind
+    with pytest.raises(ValueError, match=rf"attention '{kind}' cannot take a tree mask; .*'sdpa' or 'eager'"):
+        check_supported(config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Mamba2Config(num_heads=4, head_dim=8, hidden_size=16, time_step_limit=(0.01, 0.1)),
+        BambaConfig(**{**PLAIN, **MAMBA}, time_step_limit=(0.0, 0.1)),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_limits_on_step_sizes(config: PreTrainedConfig) -> None:
+    with pytest.raises(ValueError, match=r"time_step_limit \(0\.0.*, 0\.1\) is not supported.*expected \(0\.0, inf\)"):
+        check_supported(config)
+
+
+@pytest.mark.parametrize("name", ["mamba2", "llama"])
+def test_prompts(name: str) -> None:
+    target = Target(shared(name))
+    with pytest.raises(ValueError, match=r"expected one row \(B = 1\), got 2; batches are not supported yet"):
+        target.prefill(torch.ones(2, 5, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"expected token ids \[B, L\] with L >= 1, got shape \(1, 0\)"):
+        target.prefill(torch.ones(1, 0, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"expected token ids \[B, L\] with L >= 1, got shape \(5,\)"):
+        target.prefill(torch.ones(5, dtype=torch.long))
+    with pytest.raises(ValueError, match="attention_mask: expected all ones"):
+        target.prefill(prompt_of(3), attention_mask=torch.tensor([[0, 1, 1]]))
+    assert target.length == 0
+    logits = target.prefill(prompt_of(3), attention_mask=torch.ones(1, 3, dtype=torch.long))
+    assert torch.equal(logits, target.prefill(prompt_of(3)))
+
+
+def _small(config: type[PreTrainedConfig], **settings: Any) -> Target:
+    torch.manual_seed(0)
+    return Target(AutoModelForCausalLM.from_config(config(**{**PLAIN, **settings})).eval())
+
+
+def test_more_tokens_than_the_model_allows() -> None:
+    target = _small(LlamaConfig, max_position_embeddings=32)
+    message = "33 tokens and max_new_tokens 0 make 33, but the model allows 32 positions; shorten the prompt"
+    with pytest.raises(ValueError, match=message):
+        target.prefill(prompt_of(33))
+    with pytest.raises(ValueError, match="20 tokens and max_new_tokens 13 make 33, but the model allows 32"):
+        target.check_room(1, 20, 13)
+    target.check_room(1, 20, 12)
+    target.prefill(prompt_of(32))
+
+
+def test_a_recurrent_model_has_no_last_position() -> None:
+    Target(shared("mamba2")).check_room(1, 10**9, 10**9)
+
+
+def test_more_tokens_than_a_static_cache_holds() -> None:
+    target = Target(shared("llama"), max_length=16)
+    with pytest.raises(ValueError, match="17 tokens .* but the static cache holds 16 positions"):
+        target.prefill(prompt_of(17))
+    target.prefill(prompt_of(16))
+
+
+def test_more_tokens_than_a_sliding_window_covers() -> None:
+    target = _small(MistralConfig, sliding_window=24)
+    with pytest.raises(ValueError, match="20 tokens and max_new_tokens 5 make 25, but its sliding window covers 24"):
+        target.check_room(1, 20, 5)
+    with pytest.raises(ValueError, match="its sliding window covers 24"):
+        target.prefill(prompt_of(25))
+
+
+def test_inside_its_sliding_window_a_model_is_like_any_other() -> None:
+    target, tree = _small(MistralConfig, sliding_window=24), tree_of("six")
+    start = stock_path(target.model, prompt_of(13)[0].tolist())
+    assert gap(target.prefill(prompt_of(13))[0], start.logits) < 1e-4
+    assert gap(target.score(tree), logits_of(stock_tree(target.model, start, tree))) < 1e-4
+
+
+def test_a_sliding_window_that_is_switched_off() -> None:
+    _small(Qwen2Config, sliding_window=24, use_sliding_window=False).prefill(prompt_of(40))
+
+
+def _modeling_file(name: str, **ops: Any) -> nn.Module:
+    """A model whose modeling file holds ``ops``."""
+    module = ModuleType(name)
+    for key, op in ops.items():
+        setattr(module, key, op)
+    sys.modules[name] = module
+    return type("Mixer", (nn.Module,), {"__module__": name})()
+
+
+def test_an_op_whose_signature_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mamba2_chunk_scan(hidden_states: Any, dt: Any, A: Any, B: Any, C: Any, chunk_size: int, D: Any, z: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setitem(sys.modules, "modeling_of_tomorrow", None)  # type: ignore[arg-type]  # removed afterwards
+    model = _modeling_file("modeling_of_tomorrow", mamba2_chunk_scan=mamba2_chunk_scan)
+    with pytest.raises(ValueError, match=r"modeling_of_tomorrow\.mamba2_chunk_scan: expected parameters") as refusal:
+        install(model)
+    assert re.search(r"\(no dt_bias, initial_states\); this transformers version is not supported", str(refusal.value))
+    assert sys.modules["modeling_of_tomorrow"].mamba2_chunk_scan is mamba2_chunk_scan
+
+
+def test_messages_are_one_line() -> None:
+    for config in (GPT2Config(), T5Config()):
+        with pytest.raises(ValueError, match="^model: ") as refusal:
+            check_supported(config)
+        assert "\n" not in str(refusal.value)
