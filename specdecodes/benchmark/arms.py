@@ -15,7 +15,8 @@ from specdecodes.plugins.observers.acceptance import Acceptance
 
 Load = Callable[..., Decoder]
 
-_PARTS = ("propose", "build_tree", "verify", "commit_state")
+PARTS = ("propose", "build_tree", "verify", "commit_state")
+"""The settings that replace one part of a mode each."""
 
 
 def load_arms(settings: RunSettings, load: Load = load) -> dict[str, Decoder]:
@@ -41,7 +42,7 @@ def load_arms(settings: RunSettings, load: Load = load) -> dict[str, Decoder]:
     arms = {BASELINE: baseline}
     for mode in settings.modes:
         if mode != BASELINE:
-            parts = {part: getattr(settings, part) for part in _PARTS}
+            parts = {part: getattr(settings, part) for part in PARTS}
             arms[mode] = load(
                 baseline.target.model,
                 settings.draft,
@@ -76,12 +77,12 @@ def plan_settings(settings: RunSettings) -> dict[str, dict[str, Any]]:
     return plans
 
 
-def components_of(mode: str, settings: RunSettings) -> dict[str, list[str]]:
-    """Kind to the names of what may fill the hooks of ``mode``; only verifiers are several (one per temperature)."""
+def components_of(mode: str, settings: RunSettings) -> dict[str, list[Any]]:
+    """Kind to what may fill the hooks of ``mode``, names or objects; only verifiers are several."""
     components = registry()
     chosen = components.get("mode", mode).factory
     assert isinstance(chosen, Mode)  # the registry takes nothing else as a mode
-    replaced = dict.fromkeys(_PARTS) if mode == BASELINE else {part: getattr(settings, part) for part in _PARTS}
+    replaced = dict.fromkeys(PARTS) if mode == BASELINE else {part: getattr(settings, part) for part in PARTS}
     draft = settings.draft
     if draft is None and settings.target == "embedded":
         draft = assets.DEFAULT_DRAFT
@@ -96,5 +97,10 @@ def components_of(mode: str, settings: RunSettings) -> dict[str, list[str]]:
 
 def _settings_of(mode: str, settings: RunSettings) -> set[str]:
     """The settings that the components of ``mode`` take, the replaced parts included."""
-    parts = components_of(mode, settings).items()
-    return {key for kind, names in parts for name in names for key in registry().get(kind, name).settings}
+    return {
+        key
+        for kind, parts in components_of(mode, settings).items()
+        for part in parts
+        if isinstance(part, str)
+        for key in registry().get(kind, part).settings
+    }

@@ -19,10 +19,11 @@ from rich.progress import (
 from specdecodes.benchmark.questions import Question
 from specdecodes.benchmark.records import BASELINE, QuestionRecord
 from specdecodes.benchmark.stats import rate
+from specdecodes.benchmark.watcher import Watcher
 
 
-class ProgressBar:
-    """Shows questions done, the one at hand, and every mode's decode tokens/s so far. A watcher of the runner."""
+class ProgressBar(Watcher):
+    """Shows questions done, the one at hand, and every mode's decode tokens/s so far."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(

@@ -19,7 +19,8 @@ Row = tuple[str, Callable[[ModeSummary], str]]
 
 def print_report(summary: Summary, console: Console) -> None:
     """Print one column per mode, then verdicts, mismatches, skipped questions and where the files are."""
-    table = Table(title=_title(summary), title_justify="left", title_style="bold")
+    console.print(Text(_title(summary), style="bold"))
+    table = Table()
     table.add_column("", no_wrap=True)
     for mode in summary.modes:
         table.add_column(mode.mode, justify="right")
@@ -98,6 +99,7 @@ def _rows(summary: Summary) -> list[Row]:
         ("accepted/drafted", lambda m: f"{m.acceptance:.1%}" if m.drafted else "-"),
     ]
     rows += [(f"  at depth {depth + 1}", _at_depth(depth)) for depth in range(deepest)]
+    rows.append(("distinct 4-grams", lambda m: f"{m.distinct_4grams:.0%}"))
     rows += [(f"{part}, s", _part(part)) for part in ("prefill", "decode")]
     rows += [(f"  {part}", _part(part)) for part in PARTS]
     rows.append((f"peak memory ({summary.memory})", lambda m: f"{m.peak_bytes / 2**20:,.0f} MiB"))

@@ -1,6 +1,8 @@
 """Compare modes with plain decoding on MT-Bench questions, or any other set of questions.
 
-Plain decoding always runs too, in the same process, question by question in alternation with every mode.
+Plain decoding always runs too, in the same process, question by question in alternation with every mode. It stays
+as it is when parts of a mode are replaced; a setting goes to every mode with a component that takes it, and
+MODE.KEY=VALUE to that mode alone. Without --seed the seed is 0.
 """
 
 from __future__ import annotations
@@ -109,8 +111,8 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add("--resume", action="store_true", help="go on with the run in --out-dir, or with the latest in --log-dir")
 
 
-def _names(given: Sequence[str]) -> list[str]:
-    return [name.strip() for text in given for name in text.split(",") if name.strip()]
+def _names(given: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name.strip() for text in given for name in text.split(",") if name.strip())
 
 
 if __name__ == "__main__":

@@ -1,60 +1,22 @@
-"""Ask every mode every question, plain decoding in alternation with the others."""
+"""One benchmark run: load, warm up, ask, write files as questions finish, summarise."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
-from specdecodes.benchmark.arms import Load, components_of, load_arms
-from specdecodes.benchmark.conversation import Conversation
-from specdecodes.benchmark.equality import compare
+from specdecodes.benchmark.arms import Load, load_arms
+from specdecodes.benchmark.bench import Bench
 from specdecodes.benchmark.folder import RunFolder, check_place, open_folder
-from specdecodes.benchmark.memory import PeakMemory
 from specdecodes.benchmark.provenance import provenance
 from specdecodes.benchmark.questions import Question, load_questions
-from specdecodes.benchmark.records import BASELINE, QuestionRecord, TurnRecord
-from specdecodes.benchmark.settings import RunSettings, short_name
-from specdecodes.benchmark.stats import distinct_ngrams
-from specdecodes.benchmark.summary import Components, Summary, distinct_share, summarise_mode, summary_row
-from specdecodes.core.decoder import Decoder, Generation
+from specdecodes.benchmark.settings import RunSettings
+from specdecodes.benchmark.summary import Summary
+from specdecodes.benchmark.watcher import Watcher
 from specdecodes.core.load import load
-
-
-class Watcher(Protocol):
-    """Is told how a run goes on; the progress bar is one."""
-
-    def begun(self, records: Sequence[QuestionRecord], total: int) -> None:
-        """Decoding begins; ``records`` are already done (resume), of ``total`` questions."""
-
-    def asking(self, question: Question, mode: str) -> None:
-        """The next answer is about to be decoded."""
-
-    def finished(self, record: QuestionRecord) -> None:
-        """A question's answers are on the disk."""
-
-    def ended(self) -> None:
-        """Decoding is over, or has failed."""
-
-
-class Silent:
-    """A watcher that does nothing."""
-
-    def begun(self, records: Sequence[QuestionRecord], total: int) -> None:
-        """See :class:`Watcher`."""
-
-    def asking(self, question: Question, mode: str) -> None:
-        """See :class:`Watcher`."""
-
-    def finished(self, record: QuestionRecord) -> None:
-        """See :class:`Watcher`."""
-
-    def ended(self) -> None:
-        """See :class:`Watcher`."""
 
 
 def run(
@@ -64,10 +26,10 @@ def run(
     load: Load = load,
     command: Sequence[str] | None = None,
 ) -> Summary:
-    """Run a benchmark: load, warm up, ask, write files as questions finish, summarise.
+    """Compare the modes of ``settings`` with plain decoding.
 
     Args:
-        settings: what to run. watcher: gets told of every step.
+        settings: what to run. watcher: gets told of every answer.
         load: makes decoders, as :func:`specdecodes.load` does.
         command: goes into the files as the command that made them (None: this process's).
 
@@ -82,184 +44,28 @@ def run(
     )
     fingerprint = settings.fingerprint(questions)
     earlier = check_place(settings, fingerprint)
-    watcher = watcher or Silent()
     with _threads(settings.threads):
-        bench = Bench(settings, load_arms(settings, load), watcher)
+        bench = Bench(settings, load_arms(settings, load), watcher or Watcher())
         bench.warm_up(questions)
         folder = open_folder(settings, fingerprint, provenance(command or sys.argv, bench.device), earlier)
-        done = {record.question_id for record in folder.records}
-        watcher.begun(folder.records, len(questions))
-        try:
-            for index, question in enumerate(questions):
-                if question.question_id not in done:
-                    folder.add(record := bench.ask(index, question))
-                    watcher.finished(record)
-        finally:
-            watcher.ended()
+        _ask_all(bench, questions, folder)
     summary = bench.summarise(folder)
     folder.write_summary(summary.to_json())
     return summary
 
 
-class Bench:
-    """The decoders of one run, and how they are asked.
-
-    Args:
-        settings: of the run. arms: decoders by mode, the baseline first. watcher: gets told of every answer.
-    """
-
-    def __init__(self, settings: RunSettings, arms: Mapping[str, Decoder], watcher: Watcher) -> None:
-        self.settings = settings
-        self.arms = arms
-        self.watcher = watcher
-        self.target = arms[BASELINE].target
-        self.device = self.target.device
-        self.memory = PeakMemory(self.device)
-
-    def warm_up(self, questions: Sequence[Question]) -> None:
-        """Let every mode answer the shortest and the longest first turn, unmeasured.
-
-        Raises:
-            ValueError: no question fits the model, or a mode cannot decode with these settings.
-        """
-        prompts, reason = self._first_prompts(questions)
-        if not prompts:
-            raise ValueError(f"questions: expected at least one that fits the model, got none; {reason}")
-        for _ in range(self.settings.warmup):
-            for prompt in (prompts[0], prompts[-1]):
-                for decoder in self.arms.values():
-                    decoder.generate(prompt, **self._sampling(self.settings.seed))
-
-    def _first_prompts(self, questions: Sequence[Question]) -> tuple[list[Tensor], str]:
-        """The first turns that fit, by length, and why the last that does not fit does not."""
-        prompts, reason = [], ""
-        for question in questions:
-            try:
-                prompts.append(self._conversation(question).prompt(0, self.settings.max_new_tokens))
-            except ValueError as error:
-                reason = str(error)
-        return sorted(prompts, key=lambda ids: ids.shape[1]), reason
-
-    def ask(self, index: int, question: Question) -> QuestionRecord:
-        """All turns and repeats of one question, or a record that says why it was skipped.
-
-        Args:
-            index: the question's place in the run; the modes' order rotates with it.
-            question: what is asked.
-        """
-        turns: list[TurnRecord] = []
-        try:
-            for repeat in range(self.settings.repeat):
-                turns += self._ask_once(index, question, repeat)
-        except ValueError as error:
-            return QuestionRecord(question.question_id, question.category, skipped=str(error))
-        return QuestionRecord(question.question_id, question.category, turns)
-
-    def _ask_once(self, index: int, question: Question, repeat: int) -> Iterator[TurnRecord]:
-        conversation = self._conversation(question)
-        for turn in range(len(question.turns)):
-            prompt = conversation.prompt(turn, self.settings.max_new_tokens)
-            seed = self._seed(index, repeat, turn)
-            answers: dict[str, tuple[Generation, int]] = {}
-            for mode in self._order(index + repeat + turn):
-                self.watcher.asking(question, mode)
-                answers[mode] = self._measure(mode, prompt, seed)
-            baseline = answers[BASELINE][0]
-            for mode in self.arms:
-                yield self._record(mode, repeat, turn, prompt, answers[mode], baseline)
-            conversation.answered(baseline.text)
-
-    def _order(self, shift: int) -> list[str]:
-        """The modes, rotated, so that a machine that slows down or heats up hits all alike."""
-        modes = list(self.arms)
-        shift %= len(modes)
-        return [*modes[shift:], *modes[:shift]]
-
-    def _measure(self, mode: str, prompt: Tensor, seed: int) -> tuple[Generation, int]:
-        """One answer and the peak memory meanwhile."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # nobody pays for the last one's unfinished commit
-        self.memory.reset()
-        try:
-            generation = self.arms[mode].generate(prompt, **self._sampling(seed))
-        except ValueError as error:  # what a mode cannot decode (its draft's own limit) is left out for all modes
-            raise ValueError(f"{mode}: {error}") from error
-        return generation, self.memory.read()
-
-    def _record(
-        self, mode: str, repeat: int, turn: int, prompt: Tensor, answer: tuple[Generation, int], baseline: Generation
-    ) -> TurnRecord:
-        generation, peak = answer
-        tokens = generation.tokens[0]
-        params = self.settings.params(0)
-        mismatch = None
-        if params.greedy and mode != BASELINE:
-            mismatch = compare(self.target, params, prompt, baseline.tokens[0], tokens)
-        counts = generation.extras.get("acceptance", {})
-        return TurnRecord(
-            mode=mode,
-            repeat=repeat,
-            turn=turn,
-            prompt_tokens=generation.prompt_tokens,
-            new_tokens=len(tokens),
-            text=generation.text,
-            accept_lengths=list(generation.accept_lengths),
-            seconds=dict(generation.timings),
-            ngrams=distinct_ngrams(tokens),
-            peak_bytes=peak,
-            mismatch=mismatch,
-            **counts,
-        )
-
-    def _conversation(self, question: Question) -> Conversation:
-        return Conversation(self.arms[BASELINE], question.turns)
-
-    def _sampling(self, seed: int) -> dict[str, object]:
-        params = self.settings.params(seed)
-        return {name: getattr(params, name) for name in params.__dataclass_fields__}
-
-    def _seed(self, index: int, repeat: int, turn: int) -> int:
-        """One seed per question, repeat and turn, the same for all modes."""
-        return self.settings.seed + 1_000_003 * index + 1_009 * repeat + turn
-
-    def summarise(self, folder: RunFolder) -> Summary:
-        """All numbers of the run's folder."""
-        records = folder.records
-        greedy = self.settings.params(0).greedy
-        modes = [
-            summarise_mode(records, mode, folder.model_ids[mode], self._components(mode), greedy=greedy)
-            for mode in self.arms
-        ]
-        skipped = [{"question_id": r.question_id, "reason": r.skipped} for r in records if r.skipped is not None]
-        return Summary(
-            settings=self.settings.to_json(),
-            sessions=folder.sessions,
-            num_questions=len(records) - len(skipped),
-            skipped=skipped,
-            baseline_distinct_4grams=distinct_share([turn for r in records for turn in r.of(BASELINE)]),
-            modes=modes,
-            rows=[summary_row(record, turn) for record in records for turn in record.turns],
-            dtype=str(self.target.dtype).removeprefix("torch."),
-            memory=self.memory.kind,
-            folder=str(folder.path),
-        )
-
-    def _components(self, mode: str) -> Components:
-        """What fills the hooks of ``mode`` at this run's temperature."""
-        names = {kind: found[0] for kind, found in components_of(mode, self.settings).items()}
-        draft = self.settings.draft if names["drafter"] == "model" else None
-        decoder = self.arms[mode]
-        assembly = decoder.greedy if self.settings.params(0).greedy else decoder.sampling
-        assert not isinstance(assembly, str)  # then the mode could not have answered
-        verifier = assembly.hooks.manager.get_plugin("verifier")
-        return Components(
-            drafter=names["drafter"],
-            draft=None if draft is None else short_name(draft),
-            tree=names["tree"],
-            verifier=type(verifier).__name__,
-            state=names["state"],
-            lossless=bool(getattr(verifier, "lossless", False)),
-        )
+def _ask_all(bench: Bench, questions: Sequence[Question], folder: RunFolder) -> None:
+    """Ask what is not in ``folder`` yet; each question is on the disk before the next begins."""
+    done = {record.question_id for record in folder.records}
+    bench.watcher.begun(folder.records, len(questions))
+    try:
+        for index, question in enumerate(questions):
+            if question.question_id not in done:
+                record = bench.ask(index, question)
+                folder.add(record)
+                bench.watcher.finished(record)
+    finally:
+        bench.watcher.ended()
 
 
 @contextmanager

@@ -24,7 +24,7 @@ class RunSettings:
     Attributes:
         target, draft, tokenizer: as for :func:`specdecodes.load`; names or loaded objects.
         modes: what is compared with plain decoding, which always runs and need not be named.
-        propose, build_tree, verify, commit_state: replace one part of every mode but the baseline.
+        propose, build_tree, verify, commit_state: replace one part of every mode but the baseline; names or objects.
         settings: components' settings. A mode gets those that its components take, ``mode.key`` goes to one mode only.
         questions, hub_id, categories, max_questions: see :func:`specdecodes.benchmark.questions.load_questions`.
         max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty: see :class:`SamplingParams`.
@@ -40,10 +40,10 @@ class RunSettings:
     draft: Any = None
     tokenizer: Any = None
     modes: Sequence[str] = ("stree",)
-    propose: str | None = None
-    build_tree: str | None = None
-    verify: str | None = None
-    commit_state: str | None = None
+    propose: Any = None
+    build_tree: Any = None
+    verify: Any = None
+    commit_state: Any = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     questions: str = EMBEDDED
     hub_id: str | None = None
@@ -104,7 +104,7 @@ class RunSettings:
     def to_json(self) -> dict[str, Any]:
         """What the result depends on, as plain JSON values; loaded objects by their names."""
         names = [f.name for f in fields(self) if f.name not in _NOT_PART_OF_THE_RESULT]
-        return {name: _plain(getattr(self, name)) for name in names}
+        return {name: plain_value(getattr(self, name)) for name in names}
 
     def fingerprint(self, questions: Sequence[Question]) -> dict[str, Any]:
         """What two runs must share for one to go on with the other's answers."""
@@ -129,13 +129,14 @@ def short_name(model: Any) -> str:  # noqa: ANN401 - a name or a loaded model
     return Path(name).name or str(name).strip("/") or "model"
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401
+def plain_value(value: Any) -> Any:  # noqa: ANN401
+    """``value`` as plain JSON values; a loaded model by its short name, another object by its class."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_value(item) for key, item in value.items()}
     if isinstance(value, Sequence):
-        return [_plain(item) for item in value]
+        return [plain_value(item) for item in value]
     return short_name(value) if hasattr(value, "config") else type(value).__name__

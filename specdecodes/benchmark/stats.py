@@ -79,11 +79,6 @@ def first_mismatch(ours: Sequence[int], theirs: Sequence[int]) -> int | None:
     return None if len(ours) == len(theirs) else min(len(ours), len(theirs))
 
 
-def mean_accepted(accept_lengths: Sequence[int]) -> float:
-    """Tokens per decode step with the bonus token (0 without steps)."""
-    return sum(accept_lengths) / len(accept_lengths) if accept_lengths else 0.0
-
-
 def add_by_depth(counts: Sequence[Sequence[int]]) -> list[int]:
     """Add lists of counts by depth; a list that ends early counts 0 from there on."""
     return [sum(column) for column in zip_longest(*counts, fillvalue=0)]

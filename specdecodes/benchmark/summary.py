@@ -24,8 +24,8 @@ PARTS = ("propose", "build", "verify", "commit", "host")
 
 DEFINITIONS = {
     "tokens_per_second": "new tokens after each answer's first, over decode seconds, all answers together; decode is "
-    "the wall time from the end of the target's prefill to the last token: drafter's prefill, propose, build, verify, "
-    "commit and host work",
+    "the wall time from the end of the target's prefill to the last token: propose (the drafter's own prefill "
+    "included), build, verify, commit and host work",
     "mean_tokens_per_second": "the same ratio per question, averaged over questions",
     "total_tokens_per_second": "all new tokens, over prefill and decode seconds together",
     "speedup": "tokens_per_second over the baseline's, measured in the same process on the same prompts in alternation",
@@ -142,8 +142,7 @@ def summarise_mode(
     turns = [turn for record in answered for turn in record.of(mode)]
     pairs, total_pairs = _pairs(answered, mode)
     seconds = {part: sum(t.seconds.get(part, 0.0) for t in turns) for part in ("prefill", "decode", *PARTS)}
-    steps, decoded, drafted = (sum(column) for column in _counts(turns))
-    offered, accepted = add_by_depth([t.offered for t in turns]), add_by_depth([t.accepted for t in turns])
+    new_tokens, decoded = sum(t.new_tokens for t in turns), sum(t.decoded for t in turns)
     mismatches = _mismatches(answered, mode)
     valid = all(m["explained"] for m in mismatches)
     speedup, interval = speed_ratio(pairs), bootstrap_ratio(pairs)
@@ -153,21 +152,14 @@ def summarise_mode(
         model_id=model_id,
         components=components,
         answers=len(turns),
-        new_tokens=sum(t.new_tokens for t in turns),
+        new_tokens=new_tokens,
         tokens_per_second=rate(decoded, seconds["decode"]),
         mean_tokens_per_second=sum(speeds) / len(speeds) if speeds else 0.0,
-        total_tokens_per_second=rate(sum(t.new_tokens for t in turns), seconds["prefill"] + seconds["decode"]),
+        total_tokens_per_second=rate(new_tokens, seconds["prefill"] + seconds["decode"]),
         speedup=speedup,
         interval=None if mode == BASELINE else interval,
         total_speedup=speed_ratio(total_pairs),
-        tau=decoded / steps if steps else 0.0,
-        tau_drafted=decoded / steps - 1 if steps else 0.0,
-        steps=steps,
-        drafted=drafted,
-        acceptance=(decoded - steps) / drafted if drafted else 0.0,
-        offered=offered,
-        accepted=accepted,
-        acceptance_by_depth=acceptance_by_depth(offered, accepted),
+        **_acceptance(turns),
         compared=len(turns) if greedy else 0,
         equal=len(turns) - len(mismatches) if greedy else 0,
         mismatches=mismatches,
@@ -177,6 +169,23 @@ def summarise_mode(
         peak_bytes=max((t.peak_bytes for t in turns), default=0),
         verdict=verdict(mode, speedup, interval, valid),
     )
+
+
+def _acceptance(turns: Sequence[TurnRecord]) -> dict[str, Any]:
+    """The fields of :class:`ModeSummary` on steps, drafted and accepted tokens."""
+    decoded, steps = sum(t.decoded for t in turns), sum(len(t.accept_lengths) for t in turns)
+    drafted = sum(t.drafted for t in turns)
+    offered, accepted = add_by_depth([t.offered for t in turns]), add_by_depth([t.accepted for t in turns])
+    return {
+        "tau": decoded / steps if steps else 0.0,
+        "tau_drafted": decoded / steps - 1 if steps else 0.0,
+        "steps": steps,
+        "drafted": drafted,
+        "acceptance": (decoded - steps) / drafted if drafted else 0.0,
+        "offered": offered,
+        "accepted": accepted,
+        "acceptance_by_depth": acceptance_by_depth(offered, accepted),
+    }
 
 
 def verdict(mode: str, speedup: float, interval: Interval | None, valid: bool) -> str:
@@ -222,10 +231,6 @@ def _measured(turns: Sequence[TurnRecord], what: str) -> tuple[float, float]:
     if what == "decode":
         return sum(t.decoded for t in turns), sum(t.seconds["decode"] for t in turns)
     return sum(t.new_tokens for t in turns), sum(t.wall_seconds for t in turns)
-
-
-def _counts(turns: Sequence[TurnRecord]) -> tuple[list[int], list[int], list[int]]:
-    return [len(t.accept_lengths) for t in turns], [t.decoded for t in turns], [t.drafted for t in turns]
 
 
 def _mismatches(records: Sequence[QuestionRecord], mode: str) -> list[dict[str, Any]]:

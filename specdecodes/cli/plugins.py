@@ -74,7 +74,10 @@ def rows_of(components: Registry) -> list[Row]:
 
 def _lossless(components: Registry, component: Component) -> bool | None:
     if isinstance(component.factory, Mode):
-        return mode_is_lossless(components, component.factory)
+        try:
+            return mode_is_lossless(components, component.factory)
+        except ValueError:  # it names a verifier that is not installed; loading it says which
+            return None
     return bool(component.lossless) if component.kind == "verifier" else None
 
 

@@ -1,7 +1,7 @@
 """The check that a model passes before it decodes: tree scoring against the stock model's own one-token steps.
 
-What we rely on - op signatures, cache methods, how masks and positions are read - belongs to transformers and may change
-with any version, and remote configurations can switch on what nobody has seen. Twelve nodes and a step find out.
+What we rely on (op signatures, cache methods, how masks and positions are read) belongs to transformers and may
+change with any version, and a configuration can switch on what nobody has seen. Twelve nodes and a step find out.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ FLOORS = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-2, torch.b
 
 Correct scoring of random models stays below 1e-5 in float32, and little below that in float64, because stock norms and
 scans round to float32 whatever the dtype. The mistakes that this test exists for (index for depth, a conv window or a
-key left where it was, a missing mask or commit) start at 4e-1. 1e-3 leaves room for models of fifty times the depth on
-the one side and is hundreds of times below a mistake on the other.
-bfloat16 has 8 significant bits, so that one rounding of a logit of 3 standard deviations is 1e-2; a model may well agree
-with itself bit for bit where we are two such roundings off (llama: up to 3e-2). float16 has 11 bits.
+key left where it was, a missing mask or commit) start at 4e-1. 1e-3 leaves room for much deeper models on the one side
+and is hundreds of times below a mistake on the other.
+bfloat16 has 8 significant bits, so that one rounding of a logit of 3 standard deviations is 1e-2; a model may well
+agree with itself bit for bit where we are two such roundings off (llama: up to 3e-2). float16 has 11 bits.
 """
 GAPS = 3.0
 """Deep or badly conditioned models round more; the model's own gap between steps and sequences says how much."""
@@ -168,7 +168,7 @@ class _Stock:
         return logits
 
     def _forward(self, cache: DynamicCache, ids: Tensor, start: int) -> tuple[Tensor, DynamicCache]:
-        """Logits [n, V] of ids [1, n] after the ``start`` tokens of ``cache``, and the cache after them; ``cache`` stays."""
+        """Logits [n, V] of ids [1, n] after the ``start`` tokens of ``cache`` (which stays), and their cache."""
         signature = self.target.signature
         cache = copy.deepcopy(cache)
         kwargs: dict[str, Any] = {signature.cache_argument: cache}

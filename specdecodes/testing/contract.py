@@ -6,9 +6,13 @@ import functools
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from specdecodes.hookspecs import hookimpl
 from specdecodes.plugin import Context, Hooks
+
+if TYPE_CHECKING:
+    from specdecodes.core.state import DecodeState
 
 
 def expect(condition: object, message: str) -> None:
@@ -56,13 +60,41 @@ def declares(component: object, kind: str, **kinds: type) -> None:
         )
 
 
-def hooked(**plugins: object) -> Hooks:
-    """Hooks over these components, wired as a decoder would.
+class _Propose:
+    @hookimpl
+    def propose(self, state: DecodeState) -> None:
+        """Not called."""
+
+
+class _BuildTree:
+    @hookimpl
+    def build_tree(self, state: DecodeState) -> None:
+        """Not called."""
+
+
+class _Verify:
+    @hookimpl
+    def verify(self, state: DecodeState) -> None:
+        """Not called."""
+
+
+class _Commit:
+    @hookimpl
+    def commit_state(self, state: DecodeState) -> None:
+        """Does nothing."""
+
+
+IDLE = {"propose": _Propose, "build_tree": _BuildTree, "verify": _Verify, "commit_state": _Commit}
+
+
+def hooked(phase: str, component: object) -> Hooks:
+    """The hooks of a decoder in which ``component`` implements ``phase`` and what nobody implements is idle.
 
     Raises:
         AssertionError: a hook that is missing, not marked with ``hookimpl`` or unknown.
     """
+    others = {name: idle() for name, idle in IDLE.items() if name != phase and not hasattr(component, name)}
     try:
-        return Hooks(plugins)
+        return Hooks({"component": component, **others})
     except ValueError as error:
-        raise AssertionError(f"{error} (mark hooks with @specdecodes.hookimpl)") from error
+        raise AssertionError(f"{type(component).__name__}: {error} (mark hooks with @specdecodes.hookimpl)") from error

@@ -81,7 +81,7 @@ class _Judge:
     def __init__(self, verifier: Any, name: str) -> None:  # noqa: ANN401
         self.verifier = verifier
         self.name = name
-        self.hooks: Hooks = hooked(verifier=verifier, others=_Others())
+        self.hooks: Hooks = hooked("verify", verifier)
 
     def state(self, rule: Callable[[tuple[int, ...]], Tensor], vocab: int, greedy: bool, rows: int = 1) -> DecodeState:
         """A state whose target follows ``rule``, with one committed token and the root."""
@@ -151,24 +151,6 @@ class _Trial:
             self.state.rng = rng
         verdict = self.judge.hooks.verify(self.state, self.tree)
         return self.judge.emitted(self.tree, verdict, self.logits.shape[-1])
-
-
-class _Others:
-    """The rest of a decoder, so that the hooks are complete; nothing of it is called."""
-
-    from specdecodes.hookspecs import hookimpl
-
-    @hookimpl
-    def propose(self, state: DecodeState) -> None:
-        """Not called."""
-
-    @hookimpl
-    def build_tree(self, state: DecodeState) -> None:
-        """Not called."""
-
-    @hookimpl
-    def commit_state(self, state: DecodeState) -> None:
-        """Not called."""
 
 
 def _equal(value: Tensor, other: Tensor) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,13 @@ EXAMPLE = """example:
       --answers out/answers.jsonl --output out/ngram.safetensors
 """
 
+TASKS = {
+    "pretrain": "train a model and its tokenizer from scratch",
+    "distill": "train a draft model against a target: KL(target || draft)",
+    "answers": "let a target answer training prompts (what its drafters should learn from)",
+    "ngram": "count the static back-off table of the n-gram drafter",
+}
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -26,44 +34,57 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="task", required=True)
-    for task, text in (
-        ("pretrain", "train a model and its tokenizer from scratch"),
-        ("distill", "train a draft model against a target: KL(target || draft)"),
-        ("answers", "let a target answer training prompts (what its drafters should learn from)"),
-        ("ngram", "count the static back-off table of the n-gram drafter"),
-    ):
+    for task, text in TASKS.items():
         command = commands.add_parser(task, help=text, description=text)
-        command.add_argument("--recipe", required=True, help="a TOML file, for example train/recipes/smoke.toml")
-        command.add_argument(
-            "--output", required=True, type=Path, help="what to write; a training that was cut off goes on there"
-        )
-        command.add_argument(
-            "--data", type=Path, help="folder with the recipe's files (default: load them by their public ids)"
-        )
-        if task == "pretrain":
-            command.add_argument("--tokenizer", help="use this tokenizer (folder or hub id) instead of training one")
-        else:
-            needed = task != "distill"
-            command.add_argument(
-                "--target", required=needed, help="folder, hub id or 'embedded' (distill: the recipe's)"
-            )
-        if task in ("distill", "ngram"):
-            command.add_argument("--answers", type=Path, help="the target's own answers, from the task 'answers'")
-        if task == "answers":
-            command.add_argument("--count", type=int, default=1000, help="prompts to answer")
-            command.add_argument("--max-new-tokens", type=int, default=160, help="longest answer")
-        if task == "ngram":
-            command.add_argument("--max-bytes", type=int, default=1_000_000, help="size of the table's file at most")
+        _add_options(command, task)
     return parser
 
 
+def _add_options(command: argparse.ArgumentParser, task: str) -> None:
+    command.add_argument("--recipe", required=True, help="a TOML file, for example train/recipes/smoke.toml")
+    going_on = "; a training that was cut off goes on there" if task in ("pretrain", "distill") else ""
+    command.add_argument("--output", required=True, type=Path, help=f"what to write{going_on}")
+    command.add_argument(
+        "--data", type=Path, help="folder with the recipe's files (default: load them by their public ids)"
+    )
+    if task == "pretrain":
+        command.add_argument("--tokenizer", help="use this tokenizer (folder or hub id) instead of training one")
+    else:
+        needed = task != "distill"
+        command.add_argument("--target", required=needed, help="folder, hub id or 'embedded' (distill: the recipe's)")
+    if task in ("distill", "ngram"):
+        command.add_argument("--answers", type=Path, help="the target's own answers, from the task 'answers'")
+    if task == "answers":
+        command.add_argument("--count", type=_count, default=1000, help="prompts to answer")
+        command.add_argument("--max-new-tokens", type=_count, default=160, help="longest answer")
+    if task == "ngram":
+        command.add_argument("--max-bytes", type=_count, default=1_000_000, help="size of the table's file at most")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Run one task; returns what came out."""
+    """Run one task; returns what came out.
+
+    Raises:
+        ValueError, OSError: what a user can mend, in one line.
+    """
     from specdecodes.train.recipe import load_recipe
 
     recipe = load_recipe(args.recipe)
-    if args.task in ("pretrain", "distill") and recipe.task != args.task:
-        raise ValueError(f"--recipe: expected a recipe with task = {args.task!r}, got {recipe.task!r} in {args.recipe}")
+    if args.task in ("pretrain", "distill"):
+        if recipe.task != args.task:
+            raise ValueError(
+                f"--recipe: expected a recipe with task = {args.task!r}, got {recipe.task!r} in {args.recipe}"
+            )
+        if args.output.exists() and not args.output.is_dir():
+            raise ValueError(f"--output: expected a folder, got the file {args.output}")
+    elif args.output.is_dir():
+        raise ValueError(f"--output: expected a file, got the folder {args.output}")
     if args.task == "pretrain":
         from specdecodes.train.pretrain import pretrain
 
@@ -88,10 +109,13 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         outcome = run(args)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
         print(f"specdecodes.train: {error}", file=sys.stderr)
         return 2
-    print({key: value for key, value in outcome.items() if key != "log"})
+    if os.environ.get("RANK", "0") == "0":
+        for name, value in outcome.items():
+            if not isinstance(value, list | dict):
+                print(f"{name}: {value}")
     return 0
 
 

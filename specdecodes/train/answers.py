@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import track
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from specdecodes.benchmark.journal import replace, to_line
 from specdecodes.models.dense import DensePass
 from specdecodes.models.interpose import install, serving
-from specdecodes.models.loading import resolve
-from specdecodes.train.data import Document
-from specdecodes.train.pretrain import load_documents
+from specdecodes.models.loading import load_model, load_tokenizer, parse_device, parse_dtype
+from specdecodes.train.data import Document, convert, load_documents, read_lines
 from specdecodes.train.recipe import Recipe
 
 
@@ -24,15 +21,12 @@ def read_answers(path: Path) -> list[Document]:
     """Read what :func:`write_answers` wrote.
 
     Raises:
+        FileNotFoundError: no such file.
         ValueError: a line that is not {"messages": [...]}, with its number.
     """
-    documents = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            documents.append(json.loads(line)["messages"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f'{path}: line {number}: expected {{"messages": [...]}}, got {error!r}') from error
-    return documents
+    if not path.is_file():
+        raise FileNotFoundError(f"--answers: expected a file written by the task 'answers', got {path}; no such file")
+    return convert(read_lines(path), "messages", str(path))
 
 
 def write_answers(
@@ -41,29 +35,35 @@ def write_answers(
     """Answer ``count`` training prompts greedily with ``target`` and write one {"messages": [...]} a line.
 
     Batches of ``rows`` prompts of similar length through stock ``generate`` with our sequence ops; the held-out
-    documents are not touched.
+    documents are not touched. A prompt is the first message of a chat.
 
     Returns:
         The number of answers written.
+
+    Raises:
+        ValueError, FileNotFoundError: what a user can mend, in one line.
     """
     documents, _ = load_documents(recipe, data)
-    prompts = [d[0]["content"] for d in documents if d[0]["role"] == "user" and len(d) == 2]
+    prompts = [document[0]["content"] for document in documents if document[0]["role"] == "user"]
+    if not prompts:
+        raise ValueError(f"--recipe: expected data with chats, whose prompts can be answered; {recipe.path} has none")
     prompts = sorted(prompts[:count], key=len)
-    source = resolve(target)
-    tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    device = parse_device(None)
+    model = load_model(target, "target", device, parse_dtype(None, device))
+    tokenizer = load_tokenizer(target, target)
+    if tokenizer.chat_template is None or tokenizer.pad_token is None:
+        raise ValueError(f"--target: expected a tokenizer with a chat template and a padding token, got {target}'s")
+    tokenizer.padding_side = "left"
     install(model)
-    partial = output.with_suffix(output.suffix + ".partial")
-    written = 0
-    with partial.open("w", encoding="utf-8") as file:
-        batches = [prompts[i : i + rows] for i in range(0, len(prompts), rows)]
-        for batch in track(batches, description="answers"):
-            for prompt, answer in zip(batch, _answer(model, tokenizer, batch, max_new_tokens), strict=True):
-                messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-                file.write(json.dumps({"messages": messages}) + "\n")
-                written += 1
-    os.replace(partial, output)
-    return written
+    lines = []
+    batches = [prompts[i : i + rows] for i in range(0, len(prompts), rows)]
+    for batch in track(batches, description="answers"):
+        for prompt, answer in zip(batch, _answer(model, tokenizer, batch, max_new_tokens), strict=True):
+            messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+            lines.append(to_line({"messages": messages}))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    replace(output, lines)
+    return len(lines)
 
 
 def _answer(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int) -> Iterator[str]:  # noqa: ANN401
@@ -73,6 +73,6 @@ def _answer(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: 
     ]
     inputs = tokenizer(chats, return_tensors="pt", padding=True, add_special_tokens=False, return_token_type_ids=False)
     with torch.inference_mode(), serving(DensePass()):
-        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        ids = model.generate(**inputs.to(model.device), max_new_tokens=max_new_tokens, do_sample=False)
     for row in ids[:, inputs["input_ids"].shape[1] :]:
         yield tokenizer.decode(row, skip_special_tokens=True)

@@ -1,4 +1,4 @@
-"""From public data sets to packed blocks of token ids."""
+"""From public data sets to documents: chat messages or plain text."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
-
-from specdecodes.train.recipe import Source
+from specdecodes.train.recipe import Recipe, Source
 
 Document = list[dict[str, str]]
 """Chat messages ({role, content}); a plain text is one message of the role ``text``."""
+
+ROLES = ("system", "user", "assistant")
 
 
 def _gsm8k(record: dict[str, Any]) -> Document:
@@ -37,10 +35,15 @@ def _self_instruct(record: dict[str, Any]) -> Document:
 
 
 def _messages(record: dict[str, Any]) -> Document:
-    return list(record["messages"])
+    messages = [{"role": m["role"], "content": m["content"].strip()} for m in record["messages"]]
+    if not messages or any(message["role"] not in ROLES for message in messages):
+        raise TypeError(f"expected messages of the roles {', '.join(ROLES)}")
+    return messages
 
 
 def _text(record: dict[str, Any]) -> Document:
+    if not isinstance(record["text"], str):
+        raise TypeError(f"expected text, got {type(record['text']).__name__}")
     return [{"role": "text", "content": record["text"]}]
 
 
@@ -57,54 +60,99 @@ FORMATS: dict[str, Callable[[dict[str, Any]], Document]] = {
 }
 
 
+def load_documents(recipe: Recipe, folder: Path | None) -> tuple[list[Document], list[Document]]:
+    """Training and held-out documents of all sources of the recipe.
+
+    Raises:
+        ValueError, FileNotFoundError: as :func:`read_source`; formats are checked before anything is read.
+    """
+    for source in recipe.data:
+        if source.format not in FORMATS:
+            known = ", ".join(sorted(FORMATS))
+            raise ValueError(f"data source {source.name}: unknown format {source.format!r}; known: {known}")
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(f"--data: expected a folder, got {folder}; no such folder")
+    documents = [document for source in recipe.data for document in read_source(source, folder)]
+    return split_documents(documents, recipe.training.held_out, recipe.training.seed)
+
+
 def read_source(source: Source, folder: Path | None) -> list[Document]:
     """Return the documents of ``source``, from ``folder / source.file`` when a folder is given, else from the hub.
 
     Raises:
-        ValueError: unknown format, an unreadable record (with its number), a source without records.
+        ValueError: a record of another format (with its number), a source without records, a hub out of reach.
         FileNotFoundError: the file is not in the folder.
     """
-    if source.format not in FORMATS:
-        raise ValueError(
-            f"data source {source.name}: unknown format {source.format!r}; known: {', '.join(sorted(FORMATS))}"
-        )
     records = _records_from_file(source, folder) if folder is not None else _records_from_hub(source)
-    documents = []
-    for number, record in enumerate(records, 1):
-        try:
-            documents.append(FORMATS[source.format](record))
-        except (KeyError, TypeError, IndexError) as error:
-            raise ValueError(
-                f"data source {source.name}: record {number} is not of format {source.format!r} ({error!r})"
-            ) from error
+    documents = convert(records, source.format, f"data source {source.name}")
     if not documents:
         raise ValueError(f"data source {source.name}: no records")
     return documents
 
 
-def _records_from_file(source: Source, folder: Path) -> Iterator[dict[str, Any]]:
+def convert(records: Iterator[Any], format_name: str, where: str) -> list[Document]:
+    """Turn records into documents.
+
+    Raises:
+        ValueError: a record that is not of this format, with its number.
+    """
+    documents = []
+    for number, record in enumerate(records, 1):
+        try:
+            documents.append(FORMATS[format_name](record))
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise ValueError(f"{where}: record {number} is not of format {format_name!r} ({error!r})") from error
+    return documents
+
+
+def read_lines(path: Path) -> Iterator[Any]:
+    """The JSON values of a file with one a line; blank lines are skipped.
+
+    Raises:
+        ValueError: a line that is not JSON, with its number.
+    """
+    # Not splitlines(): JSON may hold the other line breaks of Unicode, U+2028 for one, as they are.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: line {number} is not JSON ({error})") from error
+
+
+def _records_from_file(source: Source, folder: Path) -> Iterator[Any]:
     path = folder / source.file
-    if not path.exists():
+    if not path.is_file():
         raise FileNotFoundError(f"data source {source.name}: expected the file {source.file} in {folder}")
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".txt":
-        yield from _passages(text)
-    elif path.suffix == ".jsonl":
-        for number, line in enumerate(text.splitlines(), 1):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}: line {number} is not JSON ({error})") from error
+    if path.suffix == ".jsonl":
+        yield from read_lines(path)
+    elif path.suffix == ".txt":
+        yield from _passages(path.read_text(encoding="utf-8"))
     else:
-        yield from json.loads(text)
+        try:
+            records = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: not JSON ({error})") from error
+        if not isinstance(records, list):
+            raise ValueError(f"{path}: expected a JSON list of records, got {type(records).__name__}")
+        yield from records
 
 
-def _records_from_hub(source: Source) -> Iterator[dict[str, Any]]:
+def _records_from_hub(source: Source) -> Iterator[Any]:
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     if not source.hub:
         raise ValueError(f"data source {source.name}: no hub id in the recipe; give its folder with --data")
-    records = load_dataset(source.hub, source.config, split=source.split, data_files=source.data_files)
+    try:
+        records = load_dataset(source.hub, source.config, split=source.split, data_files=source.data_files)
+    except (OSError, ValueError, DatasetsError) as error:
+        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+        raise ValueError(
+            f"data source {source.name}: cannot load {source.data_files or source.hub} ({reason}); "
+            f"give a folder that holds {source.file} with --data"
+        ) from error
     if source.hub == "text":  # one record per line
         records = _passages("\n".join(record["text"] for record in records))
     yield from records
@@ -118,7 +166,7 @@ def _passages(text: str) -> Iterator[dict[str, Any]]:
         if len(passage) > 2000:
             yield {"text": passage}
             passage = ""
-    if passage:
+    if passage.strip():
         yield {"text": passage}
 
 
@@ -128,33 +176,3 @@ def split_documents(documents: Sequence[Document], held_out: float, seed: int) -
     random.Random(seed).shuffle(order)
     count = int(len(order) * held_out)
     return order[count:], order[:count]
-
-
-def render(document: Document, eos: str) -> str:
-    """Turn a document into the text that the chat template would produce for it (plain text just ends with ``eos``)."""
-    if document[0]["role"] == "text":
-        return document[0]["content"] + eos
-    return "".join(f"<|{message['role']}|>{message['content']}{eos}" for message in document)
-
-
-class Blocks(Dataset):
-    """Token ids of all documents, one after the other, cut into blocks: item ``i`` is {input_ids, labels} of [block]."""
-
-    def __init__(self, documents: Sequence[Document], tokenizer: Any, block: int) -> None:  # noqa: ANN401 - any tokenizer
-        ids: list[int] = []
-        for encoded in tokenizer([render(d, tokenizer.eos_token) for d in documents], add_special_tokens=False)[
-            "input_ids"
-        ]:
-            ids.extend(encoded)
-        count = len(ids) // block
-        if count == 0:
-            raise ValueError(
-                f"data: expected at least one block of {block} tokens, got {len(ids)} tokens; lower training.block"
-            )
-        self.blocks: Tensor = torch.tensor(ids[: count * block], dtype=torch.long).view(count, block)
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"input_ids": self.blocks[index], "labels": self.blocks[index]}

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from specdecodes.models.interpose import install
-from specdecodes.models.loading import resolve
-from specdecodes.train.data import Document
-from specdecodes.train.pretrain import RecipeTrainer, build_model, load_documents, run_trainer
+from specdecodes.models.loading import load_model, load_tokenizer
+from specdecodes.train.data import Document, load_documents
 from specdecodes.train.recipe import Distillation, Recipe
+from specdecodes.train.session import build_model, run_trainer
+from specdecodes.train.trainer import RecipeTrainer, check_launch, training_arguments
 
 
 def distillation_loss(
@@ -83,24 +84,34 @@ def distill(
     """Train the recipe's draft against its target into ``output``; resumes from its last checkpoint.
 
     Args:
+        recipe: see :class:`Recipe`.
+        output: as in :func:`specdecodes.train.pretrain.pretrain`.
+        data: a folder with the sources' files; None loads them from the hub.
         target: a folder or hub id instead of the recipe's.
         answers: the target's own answers, mixed in with the recipe's data (see :mod:`specdecodes.train.answers`).
+
+    Raises:
+        ValueError, FileNotFoundError: what a user can mend, in one line.
     """
     assert recipe.distillation is not None
-    source = resolve(target or recipe.distillation.target)
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    teacher = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    train_documents, held_out = load_documents(recipe, data)
+    check_launch(recipe.training)
+    documents, held_out = load_documents(recipe, data)
+    source = target or recipe.distillation.target
+    # Before the arguments exist: they make transformers shard every model that is loaded under ZeRO-3, and a target,
+    # which no engine serves, must stay whole. Each process keeps one.
+    dtype = "auto" if torch.cuda.is_available() else torch.float32
+    teacher = load_model(source, "target", torch.device("cpu"), dtype)
+    tokenizer = load_tokenizer(source, source)
     torch.manual_seed(recipe.training.seed)
-    model = build_model(recipe.model, tokenizer)
+    # The target's own size: it may be padded beyond the tokenizer's.
+    model = build_model(recipe.model, tokenizer, teacher.get_output_embeddings().out_features)
     return run_trainer(
         DistillTrainer,
         recipe,
         model,
         tokenizer,
-        [*train_documents, *(answers or [])],
-        held_out,
-        output,
+        ([*documents, *(answers or [])], held_out),
+        training_arguments(recipe.training, output, evaluate=recipe.training.held_out > 0),
         teacher=teacher,
         distillation=recipe.distillation,
     )

@@ -103,6 +103,12 @@ def error(ours: Tensor, reference: Tensor) -> float:
     return found.item() if found.isfinite() else float("inf")
 
 
+def rounding(given: Inputs, ancestors: Tensor) -> float:
+    """Decays are differences of sums over the path: a relative error of float32's epsilon times the largest sum."""
+    largest = (ancestors.double() @ (given.dt * given.A).double()).abs().max().item()
+    return TOLERANCE[F32] + torch.finfo(F32).eps * largest
+
+
 # -- a sequence -------------------------------------------------------------------------------------------------------
 
 
@@ -183,16 +189,18 @@ def _loop(given: Inputs) -> tuple[Tensor, Tensor]:
     return torch.stack(found, dim=1), state
 
 
-@pytest.mark.parametrize("size", [0.0, 1e-8, 1e3, 1e6])
+@pytest.mark.parametrize("size", [0.0, 1e-8, 30.0, 1e3, 1e6])
 def test_chunk_scan_with_extreme_steps(size: float) -> None:
     given = inputs(33)
     given.dt[:, ::3] = size
+    reference, states = recurrence(given, chain(33))
+    allowed = rounding(given, Topology(chain(33)).ancestors)
     for value in vars(given).values():
         value.requires_grad_()
     y, last = chunk_scan(given.x, given.dt, given.A, given.B, given.C, given.D, given.state, chunk=16)
     (y.sum() + last.sum()).backward()
-    assert y.isfinite().all()
-    assert last.isfinite().all()
+    assert error(y.detach(), reference) < allowed
+    assert error(last.detach(), states[:, -1]) < allowed
     assert all(value.grad.isfinite().all() for value in vars(given).values())
 
 
@@ -234,9 +242,8 @@ def test_any_topological_order_gives_the_same() -> None:
     breadth, depth = [-1, 0, 0, 1, 1, 2, 3], [-1, 0, 1, 2, 1, 0, 5]
     order = [0, 1, 3, 6, 4, 2, 5]  # where each depth-first node stands in the breadth-first order
     given = inputs(7, rows=1, dtype=F64)
-    moved = Inputs(
-        given.x[:, order], given.dt[:, order], given.A, given.B[:, order], given.C[:, order], given.D, given.state
-    )
+    x, dt, B, C = (value[:, order] for value in (given.x, given.dt, given.B, given.C))
+    moved = Inputs(x, dt, given.A, B, C, given.D, given.state)
     found = []
     for values, parents in ((given, breadth), (moved, depth)):
         ancestors = Topology(torch.tensor([parents])).ancestors
@@ -244,7 +251,7 @@ def test_any_topological_order_gives_the_same() -> None:
     assert error(found[1], found[0][:, order]) < TOLERANCE[F64]
 
 
-@pytest.mark.parametrize("size", [0.0, 1e-8, 1e3, 1e6])
+@pytest.mark.parametrize("size", [0.0, 1e-8, 30.0, 1e3, 1e6])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_tree_scan_with_extreme_steps(shape: str, size: float) -> None:
     """Between branches the exponent is positive and as large as the steps: it must be masked, not multiplied by 0."""
@@ -254,8 +261,8 @@ def test_tree_scan_with_extreme_steps(shape: str, size: float) -> None:
     y, states = recurrence(given, parents)
     ours = tree_scan(given.x, given.dt, given.A, given.B, given.C, given.D, given.state, ancestors)
     every = tree_states(given.x, given.dt, given.A, given.B, given.state, ancestors)
-    assert error(ours, y) < 1e-5
-    assert error(every, states) < 1e-5
+    assert error(ours, y) < rounding(given, ancestors)
+    assert error(every, states) < rounding(given, ancestors)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -294,10 +301,8 @@ def test_step(groups: int, dtype: torch.dtype) -> None:
 def test_step_without_skip() -> None:
     given = inputs(1)
     y, _ = recurrence(given, chain(1), skip=False)
-    assert (
-        error(step_(given.state, given.x[:, 0], given.dt[:, 0], given.A, given.B[:, 0], given.C[:, 0], None), y[:, 0])
-        < 2e-6
-    )
+    ours = step_(given.state, given.x[:, 0], given.dt[:, 0], given.A, given.B[:, 0], given.C[:, 0], None)
+    assert error(ours, y[:, 0]) < TOLERANCE[F32]
 
 
 @each_dtype
@@ -336,13 +341,14 @@ def test_jump_with_step_size_zero_is_the_identity() -> None:
     assert torch.equal(added, torch.zeros_like(added))
 
 
-@pytest.mark.parametrize("size", [0.0, 1e-8, 1e3, 1e6])
+@pytest.mark.parametrize("size", [0.0, 1e-8, 30.0, 1e3, 1e6])
 def test_jump_with_extreme_steps(size: float) -> None:
     given = inputs(13)
     given.dt[:, 1::3] = size
     _, states = recurrence(given, chain(13))
     decay, added = jump(given.x, given.dt, given.A[None], given.B)
-    assert error(decay[..., None, None] * given.state + added, states[:, -1]) < 1e-5
+    allowed = rounding(given, Topology(chain(13)).ancestors)
+    assert error(decay[..., None, None] * given.state + added, states[:, -1]) < allowed
 
 
 def test_discretize() -> None:

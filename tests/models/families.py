@@ -337,9 +337,8 @@ def state_error(target: Target, node: Node) -> float:
     for index, rows in target.cache.attention.items():
         stock = node.cache.layers[index]
         assert rows.keys is not None and rows.values is not None
-        worst = max(
-            worst, gap(rows.keys[:, :, : node.length], stock.keys), gap(rows.values[:, :, : node.length], stock.values)
-        )
+        worst = max(worst, gap(rows.keys[:, :, : node.length], stock.keys))
+        worst = max(worst, gap(rows.values[:, :, : node.length], stock.values))
     return worst
 
 

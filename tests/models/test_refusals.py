@@ -127,7 +127,7 @@ def test_a_recurrent_model_has_no_last_position() -> None:
 
 def test_more_tokens_than_a_static_cache_holds() -> None:
     target = Target(shared("llama"), max_length=16)
-    with pytest.raises(ValueError, match="17 tokens .* but the static cache holds 16 positions"):
+    with pytest.raises(ValueError, match=r"17 tokens .* but the static cache holds 16 positions"):
         target.prefill(prompt_of(17))
     target.prefill(prompt_of(16))
 
@@ -174,6 +174,6 @@ def test_an_op_whose_signature_is_unknown(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_messages_are_one_line() -> None:
     for config in (GPT2Config(), T5Config()):
-        with pytest.raises(ValueError, match="^model: ") as refusal:
+        with pytest.raises(ValueError, match=r"^model: ") as refusal:
             check_supported(config)
         assert "\n" not in str(refusal.value)

@@ -170,7 +170,7 @@ class NgramTable:
         every, start = [], 0
         for order, size in enumerate(self.orders):
             tokens = self.context_tokens[start : start + size].astype(np.int64)
-            keys = np.repeat(keys, extensions) | (tokens + 1 << KEY_BITS * (order - 1))
+            keys = np.repeat(keys, extensions) | (tokens + 1 << KEY_BITS * order)
             every.append(keys)
             extensions = self.num_extensions[start : start + size]
             start += size

@@ -25,6 +25,7 @@ PHASES = ("propose", "build", "verify", "commit")
 class Timing:
     """Adds seconds per phase to ``Generation.timings``: propose, build, verify, commit, and host (the rest of decode).
 
+    What components do before the first step (a draft model's prefill) counts as propose.
     On CUDA a phase lasts from the moment when the stream reaches it to the moment when the stream has done it (events
     on the current stream, read when the generation is finished), so that measuring synchronises nothing. Elsewhere
     it is the wall time of the hook. Costs two clock readings and one wrapper per phase and step (about 2 us each).
@@ -33,10 +34,11 @@ class Timing:
     def __init__(self, context: Context | None = None) -> None:
         self.on_stream = context is not None and context.target.device.type == "cuda"
 
-    @hookimpl
-    def generation_started(self, state: DecodeState) -> None:
-        """Start from zero."""
+    @hookimpl(wrapper=True, tryfirst=True)
+    def generation_started(self, state: DecodeState) -> Generator[None, object, object]:
+        """Start from zero; time what components prepare."""
         _clear(state)
+        return (yield from self._timed("propose", state))
 
     @hookimpl(wrapper=True, tryfirst=True)
     def propose(self, state: DecodeState) -> Generator[None, Proposal, Proposal]:

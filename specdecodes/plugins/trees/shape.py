@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class TreeShape:
             successors = json.loads(path.read_text(encoding="utf-8"))["successors"]
         except OSError as error:
             raise ValueError(f"tree: cannot read the growmap {path}: {error.strerror}") from error
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f'tree: growmap {path}: expected JSON {{"successors": [[1, 2], ...]}}, got {error!r}'
             ) from error
@@ -99,7 +100,9 @@ class TreeShape:
         return all(counts == (1,) for counts in self.levels)
 
 
-def _levels(successors: list[list[int]], where: str) -> tuple[tuple[int, ...], ...]:
+def _levels(successors: Any, where: str) -> tuple[tuple[int, ...], ...]:  # noqa: ANN401 - what a file held
+    if not isinstance(successors, list) or not successors or not all(isinstance(node, list) for node in successors):
+        raise ValueError(f"tree: growmap {where}: expected a list of children per node, got {successors!r}")
     count = len(successors)
     parent: dict[int, int] = {}
     for node, children in enumerate(successors):
@@ -108,7 +111,8 @@ def _levels(successors: list[list[int]], where: str) -> tuple[tuple[int, ...], .
                 raise ValueError(f"tree: growmap {where}: node {node} has child {child!r}; expected 1 to {count - 1}")
             if child <= node:
                 raise ValueError(
-                    f"tree: growmap {where}: node {node} has child {child}; children must come after their parent (no cycles)"
+                    f"tree: growmap {where}: node {node} has child {child}; "
+                    "children must come after their parent (no cycles)"
                 )
             if child in parent:
                 raise ValueError(f"tree: growmap {where}: node {child} has two parents, {parent[child]} and {node}")

@@ -1,0 +1,149 @@
+"""One training from data to results: begin or go on, train, evaluate, save. Shared by pretraining and distillation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, TrainerState, TrainingArguments
+
+from specdecodes.benchmark.journal import replace_json
+from specdecodes.models.families import check_supported
+from specdecodes.train.blocks import Blocks
+from specdecodes.train.data import Document
+from specdecodes.train.recipe import Recipe
+from specdecodes.train.results import STATE, RunLog, last_checkpoint, mean_loss, same_training, save_model, tokens_seen
+from specdecodes.train.trainer import RecipeTrainer
+
+
+def build_model(settings: dict[str, Any], tokenizer: Any, vocab_size: int) -> PreTrainedModel:  # noqa: ANN401
+    """A randomly initialised model whose special ids are the tokenizer's.
+
+    Raises:
+        ValueError: an unknown or unsupported family, a setting that it does not have, sizes that do not fit.
+    """
+    special = {"vocab_size", "pad_token_id", "bos_token_id", "eos_token_id"}
+    if fixed := sorted(special & set(settings)):
+        raise ValueError(f"[model]: {fixed[0]}: expected none, it follows from the tokenizer")
+    try:
+        known = AutoConfig.for_model(settings["model_type"])
+        if unknown := sorted(set(settings) - set(known.to_dict()) - set(known.attribute_map)):
+            raise ValueError(
+                f"unknown setting {unknown[0]!r}; {settings['model_type']} has {', '.join(known.to_dict())}"
+            )
+        config = AutoConfig.for_model(
+            vocab_size=vocab_size,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            **settings,
+        )
+        check_supported(config)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"[model]: {' '.join(str(error).split())}") from error
+    return AutoModelForCausalLM.from_config(config)
+
+
+def run_trainer(
+    trainer_class: type[RecipeTrainer],
+    recipe: Recipe,
+    model: PreTrainedModel,
+    tokenizer: Any,  # noqa: ANN401
+    documents: tuple[Sequence[Document], Sequence[Document]],
+    arguments: TrainingArguments,
+    **trainer_kwargs: Any,  # noqa: ANN401
+) -> dict[str, Any]:
+    """Train ``model`` on the first of ``documents``, evaluate on the second, save into the folder of ``arguments``.
+
+    Returns:
+        What ``training.json`` holds.
+    """
+    output = Path(arguments.output_dir).parent
+    log = RunLog(output / "checkpoints" / "runs.json", arguments.device, write=arguments.process_index == 0)
+    blocks, held_out = _pack(recipe, tokenizer, documents)
+    facts = {"data.blocks": len(blocks), "processes": arguments.world_size}
+    same_training(output, recipe, facts, write=arguments.process_index == 0)
+    parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+    start = last_checkpoint(output / "checkpoints")
+    done = start is not None and TrainerState.load_from_json(str(start / STATE)).global_step >= arguments.max_steps
+    if done:
+        # Nothing is left to train, and the Trainer would take one step more.
+        model = AutoModelForCausalLM.from_pretrained(start, dtype=model.dtype)
+    trainer = trainer_class(
+        recipe=recipe.training,
+        model=model,
+        args=arguments,
+        train_dataset=blocks,
+        eval_dataset=held_out,
+        callbacks=[log],
+        **trainer_kwargs,
+    )
+    if done:
+        trainer.state = TrainerState.load_from_json(str(start / STATE)) if start else trainer.state
+    else:
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
+    return _finish(recipe, trainer, tokenizer, log, parameters)
+
+
+def _pack(
+    recipe: Recipe,
+    tokenizer: Any,  # noqa: ANN401
+    documents: tuple[Sequence[Document], Sequence[Document]],
+) -> tuple[Blocks, Blocks | None]:
+    if tokenizer.eos_token is None:
+        raise ValueError("tokenizer: expected one with an end-of-text token, got none")
+    block = recipe.training.block
+    blocks = Blocks(documents[0], tokenizer, block)
+    if not recipe.training.held_out:
+        return blocks, None
+    return blocks, Blocks(documents[1], tokenizer, block, "training.held_out")
+
+
+def _finish(
+    recipe: Recipe,
+    trainer: RecipeTrainer,
+    tokenizer: Any,  # noqa: ANN401
+    log: RunLog,
+    parameters: int,
+) -> dict[str, Any]:
+    arguments, training, steps = trainer.args, recipe.training, trainer.state.global_step
+    output = Path(arguments.output_dir).parent
+    history = list(trainer.state.log_history)
+    blocks: Any = trainer.train_dataset
+    metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    weights = _weights(trainer)
+    if arguments.process_index == 0:
+        save_model(trainer.accelerator.unwrap_model(trainer.model), weights, tokenizer, output)
+    log.note(steps)
+    batch = (training.rows, training.accumulate, arguments.world_size)
+    outcome = {
+        "recipe": recipe.path.name,
+        "task": recipe.task,
+        "parameters": parameters,
+        "steps": steps,
+        "tokens_in_data": blocks.blocks.numel(),
+        "tokens_seen": tokens_seen(steps, len(blocks), training.block, *batch),
+        "processes": arguments.world_size,
+        "seconds": log.seconds,
+        "train_loss": mean_loss(history),
+        "eval_loss": metrics.get("eval_loss"),
+        "runs": log.runs,
+        "log": history,
+    }
+    if recipe.task == "pretrain" and "eval_loss" in metrics:
+        outcome["eval_perplexity"] = math.exp(metrics["eval_loss"])
+    if arguments.process_index == 0:
+        replace_json(output / "training.json", outcome)
+    trainer.accelerator.wait_for_everyone()
+    return outcome
+
+
+def _weights(trainer: RecipeTrainer) -> dict[str, Tensor]:
+    """The trained weights in full on the first process, however they are sharded."""
+    if trainer.model_wrapped is trainer.model:
+        return trainer.model.state_dict()
+    wrapped = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
+    return trainer.accelerator.get_state_dict(wrapped)

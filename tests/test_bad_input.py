@@ -1,0 +1,414 @@
+"""What users get wrong: one clear line on stderr (what, expected, got, way out), exit code 2, nothing written.
+
+The runner's own bad input (question files, --resume) is tested with the runner.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, T5Config
+
+import specdecodes
+from specdecodes.cli import main
+from specdecodes.testing.toys import VOCAB
+
+from .conftest import Pair, tokenizer_of
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def refused(
+    pair: Pair, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """Run ``specdecodes``, which must refuse in one line and leave no file behind; returns the line."""
+    place = tmp_path / "cwd"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def run(*arguments: str) -> str:
+        code = main(arguments)
+        captured = capsys.readouterr()
+        assert (code, captured.out) == (2, "")
+        assert captured.err.count("\n") == 1 and captured.err.endswith("\n"), captured.err
+        assert not list(place.iterdir())
+        return captured.err.rstrip("\n")
+
+    return run
+
+
+@pytest.fixture
+def generate_refused(pair: Pair, refused: Callable[..., str]) -> Callable[..., str]:
+    """The same for ``generate`` on the tiny pair; the line without its prefix."""
+
+    def run(*arguments: str) -> str:
+        before = ["--target", pair.target, "--draft", pair.draft, "--prompt", "w1 w2"]
+        line = refused("generate", *before, *arguments)
+        assert line.startswith("specdecodes generate: "), line
+        return line.removeprefix("specdecodes generate: ")
+
+    return run
+
+
+# Names and settings
+
+COMPONENTS = {
+    "--mode": ("strea", "unknown mode 'strea'; did you mean 'stree'? known: "),
+    "--propose": ("modle", "unknown drafter 'modle'; did you mean 'model'? known: "),
+    "--build-tree": ("statik", "unknown tree 'statik'; did you mean 'static'? known: "),
+    "--verify": ("greedi", "unknown verifier 'greedi'; did you mean 'greedy'? known: "),
+    "--commit-state": ("replai", "unknown state 'replai'; did you mean 'replay'? known: copy, "),
+}
+
+
+@pytest.mark.parametrize("flag", COMPONENTS)
+def test_unknown_component(flag: str, generate_refused: Callable[..., str]) -> None:
+    name, line = COMPONENTS[flag]
+    assert generate_refused(flag, name).startswith(line)
+
+
+def test_unknown_command(refused: Callable[..., str]) -> None:
+    assert refused("genrate").startswith("specdecodes: unknown command 'genrate'; did you mean 'generate'? known: ")
+    assert refused().startswith("specdecodes: expected a command (generate, ")
+    assert refused("--loud").startswith("specdecodes: expected a command (generate, ")
+
+
+def test_unknown_flag_and_missing_prompt(refused: Callable[..., str]) -> None:
+    assert "unrecognized arguments: --promt x" in refused("generate", "--prompt", "x", "--promt", "x")
+    assert "--prompt" in refused("generate")
+    assert "unrecognized arguments" in refused("generate", "--prompt", "x", "--temperatur", "1")
+
+
+SETTINGS = {
+    "dpth=3": "unknown setting 'dpth'; did you mean 'depth'? known: depth, max_slots",
+    "depth=many": "depth: expected int, got 'many'",
+    "depth=2.5": "depth: expected int, got 2.5",
+    "depth=True": "depth: expected int, got True",
+    "depth=0": "depth: expected at least 1 drafted token, got 0",
+    "depth": "--set: expected KEY=VALUE, got 'depth'; for example --set depth=4",
+    "=3": "--set: expected KEY=VALUE, got '=3'; for example --set depth=4",
+    "device=cpu": "--set: 'device' is no component's setting; use --device",
+    "build_tree=chain": "--set: 'build_tree' is no component's setting; use --build-tree",
+}
+
+
+@pytest.mark.parametrize("pair_text", SETTINGS)
+def test_setting(pair_text: str, generate_refused: Callable[..., str]) -> None:
+    assert generate_refused("--mode", "sd", "--set", pair_text) == SETTINGS[pair_text]
+
+
+def test_length_of_a_chain_for_a_mode_without_one(generate_refused: Callable[..., str]) -> None:
+    assert generate_refused("--mode", "stree", "--K", "3") == (
+        "--K: expected a mode that drafts a chain, such as sd, got 'stree' with the tree builder 'static'; "
+        "use --set with its settings (tree)"
+    )
+    assert generate_refused("--K", "0") == "depth: expected at least 1 drafted token, got 0"
+
+
+# Trees
+
+TREES = {
+    "3,x": "tree: expected levels like '3,2.1,2.1,3' (",
+    "3,,2": "tree: expected levels like '3,2.1,2.1,3' (",
+    "": "tree: expected levels like '3,2.1,2.1,3' (",
+    "3.2": "tree: level 1 gives children to 2 nodes, but the level above has only 1",
+    "3,0": "tree: level 2: expected counts of 0 or more and at least one child, got (0,)",
+    "no-such.json": "tree: cannot read the growmap no-such.json: ",
+}
+
+
+@pytest.mark.parametrize("spec", TREES)
+def test_tree(spec: str, generate_refused: Callable[..., str]) -> None:
+    assert generate_refused("--set", f"tree={spec}").startswith(TREES[spec])
+
+
+GROWMAPS = {
+    "cycle": ([[1], [2], [1]], "node 2 has child 1; children must come after their parent (no cycles)"),
+    "itself": ([[1], [1]], "node 1 has child 1; children must come after their parent (no cycles)"),
+    "forward parent": ([[2], [], [1]], "node 2 has child 1; children must come after their parent (no cycles)"),
+    "two parents": ([[1, 2], [2], []], "node 2 has two parents, 0 and 1"),
+    "two roots": ([[1], [], []], "node 2 is a second root; expected one root (node 0)"),
+    "unknown child": ([[1, 5], []], "node 0 has child 5; expected 1 to 1"),
+    "no child": ([[]], "expected at least one child of the root"),
+    "empty": ([], "expected "),
+    "text": ("none", "expected "),
+    "numbers": ([1, 2], "expected "),
+    "word": ([["a"], []], "node 0 has child 'a'; expected 1 to 1"),
+}
+
+
+@pytest.mark.parametrize("name", GROWMAPS)
+def test_growmap(name: str, tmp_path: Path, generate_refused: Callable[..., str]) -> None:
+    successors, reason = GROWMAPS[name]
+    path = tmp_path / "map.json"
+    path.write_text(json.dumps({"successors": successors}))
+    assert generate_refused("--set", f"tree={path}").startswith(f"tree: growmap {path}: {reason}")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "3"])
+def test_growmap_that_is_none(text: str, tmp_path: Path, generate_refused: Callable[..., str]) -> None:
+    path = tmp_path / "map.json"
+    path.write_text(text)
+    assert generate_refused("--set", f"tree={path}").startswith(f'tree: growmap {path}: expected JSON {{"successors"')
+
+
+# Prompts and sampling
+
+
+def test_empty_prompt(generate_refused: Callable[..., str]) -> None:
+    assert generate_refused("--prompt", "") == "prompt: expected some text, got an empty prompt"
+
+
+@pytest.mark.parametrize("prompt", ["", [], [{"role": "user", "content": ""}]], ids=str)
+def test_empty_prompt_from_python(prompt: Any, pair: Pair) -> None:
+    decoder = specdecodes.load(pair.target, mode="naive")
+    with pytest.raises(ValueError, match=r"^prompt: expected some text, got an empty prompt$"):
+        decoder.generate(prompt)
+    with pytest.raises(ValueError, match=r"^prompt: expected at least one token, got an empty prompt$"):
+        decoder.generate(torch.empty(1, 0, dtype=torch.long))
+
+
+def test_prompt_longer_than_the_model_allows(generate_refused: Callable[..., str]) -> None:
+    line = generate_refused("--raw", "--prompt", "w1 " * 4000, "--max-new-tokens", "100")
+    assert line == (
+        "prompt: 4000 tokens and max_new_tokens 100 make 4100, but the model allows 4096 positions; "
+        "shorten the prompt or lower max_new_tokens"
+    )
+
+
+SAMPLING = {
+    ("--temperature", "-0.5"): "temperature: expected 0 (greedy) or more, got -0.5",
+    ("--temperature", "nan"): "temperature: expected 0 (greedy) or more, got nan",
+    ("--top-p", "0"): "top_p: expected a number in (0, 1], got 0.0",
+    ("--top-p", "1.01"): "top_p: expected a number in (0, 1], got 1.01",
+    ("--top_p", "-1"): "top_p: expected a number in (0, 1], got -1.0",
+    ("--top-k", "-1"): "top_k: expected 0 (off) or more, got -1",
+    ("--min-p", "1"): "min_p: expected a number in [0, 1), got 1.0",
+    ("--repetition-penalty", "0"): "repetition_penalty: expected a number above 0 (1 is off), got 0.0",
+    ("--max-new-tokens", "0"): "max_new_tokens: expected at least 1, got 0",
+    ("--n_tokens_to_generate", "-3"): "max_new_tokens: expected at least 1, got -3",
+    ("--seed", "-1"): "seed: expected 0 to 2**63 - 1, got -1",
+    ("--stop", ""): "stop: expected a sequence of non-empty strings, got ('',)",
+    ("--do-sample", "--temperature=0"): "temperature: expected above 0 with --do-sample, got 0; ",
+    ("--max-new-tokens", "many"): "argument --max-new-tokens",
+}
+
+
+@pytest.mark.parametrize("flags", SAMPLING, ids=" ".join)
+def test_sampling(flags: tuple[str, str], generate_refused: Callable[..., str]) -> None:
+    assert generate_refused(*flags).startswith(SAMPLING[flags])
+
+
+def test_sampling_is_checked_before_anything_is_loaded(refused: Callable[..., str]) -> None:
+    line = refused("generate", "--target", "/no/such/folder", "--prompt", "x", "--top-p", "2")
+    assert "top_p" in line
+
+
+def test_mode_that_cannot_sample_is_refused_before_it_decodes(generate_refused: Callable[..., str]) -> None:
+    line = generate_refused("--mode", "stree", "--verify", "rejection", "--temperature", "1")
+    assert line.startswith("mode 'stree' cannot decode at temperature 1: verifier Rejection: it judges chains only")
+
+
+# Devices and dtypes
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_cuda_without_cuda(device: str, generate_refused: Callable[..., str]) -> None:
+    assert generate_refused("--device", device) == (
+        f"device: got {device!r}, but this machine (or this build of torch) has no CUDA; use 'cpu'"
+    )
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta", "mps", "cpu:x", ""])
+def test_unknown_device(device: str, generate_refused: Callable[..., str]) -> None:
+    assert generate_refused("--device", device) == f"device: expected 'cpu' or 'cuda[:N]', got {device!r}"
+
+
+def test_unknown_dtype(generate_refused: Callable[..., str]) -> None:
+    assert generate_refused("--dtype", "float8").startswith("dtype: expected one of float32, fp32, ")
+    assert generate_refused("--dtype", "float8").endswith(", got 'float8'")
+
+
+# Models
+
+CONFIG = LlamaConfig(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model folder with a configuration and nothing else."""
+    made = tmp_path / "model"
+    CONFIG.save_pretrained(made)
+    return made
+
+
+@pytest.mark.parametrize("role", ["target", "draft"])
+def test_folder_without_weights(role: str, folder: Path, generate_refused: Callable[..., str]) -> None:
+    assert generate_refused(f"--{role}", str(folder)) == (
+        f"{role}: cannot load '{folder}': it holds no weights; "
+        "expected model.safetensors, or its shards, beside config.json"
+    )
+
+
+def test_folder_without_a_configuration(tmp_path: Path, generate_refused: Callable[..., str]) -> None:
+    assert generate_refused("--target", str(tmp_path)) == (
+        f"target: the folder '{tmp_path}' has no config.json; expected a Hugging Face model folder"
+    )
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./no/such", "", "a b"])
+def test_no_such_folder(name: str, generate_refused: Callable[..., str]) -> None:
+    assert generate_refused("--target", name) == (
+        f"target: expected a folder, a hub id or 'embedded', got {name!r}; no such folder"
+    )
+
+
+def test_hub_id_that_is_not_at_hand(generate_refused: Callable[..., str]) -> None:
+    assert generate_refused("--target", "nobody/nothing").startswith("target: cannot load 'nobody/nothing': ")
+
+
+def test_encoder_decoder(tmp_path: Path, generate_refused: Callable[..., str]) -> None:
+    T5Config().save_pretrained(tmp_path / "t5")
+    assert generate_refused("--target", str(tmp_path / "t5")) == (
+        f"target: cannot load '{tmp_path}/t5': "
+        "expected a decoder-only causal model, got the encoder-decoder family 't5'"
+    )
+
+
+class Malicious:
+    """A pickle that runs code when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle"])
+def test_pickle_that_runs_code_is_refused_and_not_run(
+    form: str, folder: Path, tmp_path: Path, generate_refused: Callable[..., str]
+) -> None:
+    proof = tmp_path / "it ran"
+    weights = folder / "pytorch_model.bin"
+    if form == "torch":
+        torch.save({"model.embed_tokens.weight": Malicious(proof)}, weights)
+    else:
+        weights.write_bytes(pickle.dumps(Malicious(proof)))
+    assert generate_refused("--target", str(folder)) == (
+        f"target: '{folder}' holds a pickle checkpoint that would run code when loaded; convert it to safetensors"
+    )
+    assert not proof.exists()
+    pickle.loads(pickle.dumps(Malicious(proof)))
+    assert proof.exists(), "the checkpoint of this test is harmless and shows nothing"
+
+
+def test_code_beside_the_weights_is_refused_and_not_run(
+    tmp_path: Path, generate_refused: Callable[..., str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    proof = tmp_path / "it ran"
+    code = tmp_path / "remote"
+    code.mkdir()
+    (code / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}))
+    (code / "own.py").write_text(f"import os\nos.mkdir({str(proof)!r})\nclass Own: ...\n")
+    (code / "model.safetensors").touch()
+    assert generate_refused("--target", str(code)) == (
+        f"target: cannot load '{code}': it comes with code of its own, which is not run; "
+        "use a model that transformers supports"
+    )
+    assert not proof.exists()
+    assert "[y/N]" not in capfd.readouterr().out, "transformers asked a question"
+
+
+def test_damaged_weights(pair: Pair, tmp_path: Path, generate_refused: Callable[..., str]) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(pair.target, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    line = generate_refused("--target", str(broken))
+    assert re.fullmatch(rf"target: the weights of '{broken}' are damaged \(.+\); fetch or save them again", line)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("num_hidden_layers", 4, r"lacks \d+ of the weights that its config.json asks for, first model\.layers\.3\."),
+        ("intermediate_size", 40, r"do not fit its config.json: \S+: expected \(32, 40\), got \(32, 48\)"),
+    ],
+)
+def test_weights_of_another_configuration(
+    field: str, value: int, reason: str, pair: Pair, tmp_path: Path, generate_refused: Callable[..., str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(pair.target, other)
+    config = json.loads((other / "config.json").read_text())
+    config[field] = value
+    if field == "num_hidden_layers" and "layer_types" in config:
+        config["layer_types"] = [*config["layer_types"], "linear_attention"]
+    (other / "config.json").write_text(json.dumps(config))
+    assert re.search(reason, generate_refused("--target", str(other)))
+
+
+def test_draft_with_another_tokenizer(pair: Pair, tmp_path: Path, generate_refused: Callable[..., str]) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(pair.draft, other)
+    words = ["<pad>", "<s>", *(f"w{i}" for i in range(VOCAB - 2))]
+    tokenizer_of([*words[:7], words[8], words[7], *words[9:]]).save_pretrained(other)
+    assert generate_refused("--draft", str(other)) == (
+        "draft: its tokenizer differs from the target's: id 7 is 'w6', expected 'w5'; use a draft of the same tokenizer"
+    )
+
+
+def test_damaged_tokenizer(pair: Pair, tmp_path: Path, generate_refused: Callable[..., str]) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(pair.target, other)
+    (other / "tokenizer.json").write_text("{")
+    assert generate_refused("--target", str(other)).startswith(f"tokenizer: cannot load '{other}': ")
+
+
+def test_target_without_a_tokenizer(pair: Pair, tmp_path: Path, generate_refused: Callable[..., str]) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(pair.target, other, ignore=shutil.ignore_patterns("*token*", "*.jinja"))
+    assert "tokenizer" in generate_refused("--target", str(other))
+
+
+def test_mode_that_needs_a_draft(pair: Pair, refused: Callable[..., str]) -> None:
+    line = refused("generate", "--target", pair.target, "--prompt", "w1")
+    assert line.endswith(
+        "draft: this mode drafts with a model; name one (a folder or hub id), or a drafter such as 'ngram'"
+    )
+
+
+def test_draft_of_the_embedded_pair_for_another_target(generate_refused: Callable[..., str]) -> None:
+    assert generate_refused("--draft", "mamba2") == (
+        "draft: 'mamba2' was trained for the embedded target only; name a draft model of your target"
+    )
+
+
+# Once more from outside
+
+
+def test_as_a_process(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    environment.pop("LOGLEVEL", None)
+    command = [sys.executable, "-m", "specdecodes", "generate", "--target", "/no/such", "--prompt", "x"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        "specdecodes generate: target: expected a folder, a hub id or 'embedded', got '/no/such'; no such folder\n"
+    )
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,307 @@
+"""One decoder's hooks: exactly one answer per phase, order, independence, tracing; a whole plugin through ``load``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import specdecodes
+from specdecodes import Mode, hookimpl, hookspecs, registry
+from specdecodes.core.decoder import Decoder
+from specdecodes.plugin import Hooks
+from specdecodes.plugins.states.replay import Replay
+from specdecodes.testing.toys import toy_model
+
+ROOT = Path(__file__).parents[1]
+PROMPT = torch.tensor([[5, 6, 7, 8, 5, 6, 7, 8, 5, 6]])
+
+
+class Drafter:
+    @hookimpl
+    def propose(self, state: Any) -> str:
+        return "proposal"
+
+    @hookimpl
+    def commit_state(self, state: Any) -> None:
+        state.calls.append("drafter")
+
+
+class Builder:
+    @hookimpl
+    def build_tree(self, proposal: Any) -> str:
+        return f"tree of {proposal}"
+
+
+class Verifier:
+    @hookimpl
+    def verify(self, tree: Any) -> str:
+        return f"verdict on {tree}"
+
+
+def complete(**more: object) -> dict[str, object]:
+    return {"drafter": Drafter(), "tree": Builder(), "verifier": Verifier(), "state": Replay(), **more}
+
+
+def state() -> Any:
+    """What the fakes above and the real back-end need: a target whose commits are written down."""
+    calls: list[str] = []
+    return SimpleNamespace(calls=calls, target=SimpleNamespace(commit=lambda path: calls.append("state")))
+
+
+def test_facade_hands_on_and_returns() -> None:
+    hooks, at = Hooks(complete()), state()
+    proposal: Any = hooks.propose(at)
+    tree: Any = hooks.build_tree(at, proposal)
+    assert hooks.verify(at, tree) == "verdict on tree of proposal"
+
+
+# Exactly one implementation
+
+
+@pytest.mark.parametrize(("role", "phase"), [("drafter", "propose"), ("tree", "build_tree"), ("verifier", "verify")])
+def test_phase_needs_exactly_one_implementation(role: str, phase: str) -> None:
+    with pytest.raises(ValueError, match=rf"expected exactly one implementation of {phase}, got 0 \(\)"):
+        Hooks({name: plugin for name, plugin in complete().items() if name != role})
+    second = type(complete()[role])()
+    with pytest.raises(ValueError, match=rf"expected exactly one implementation of {phase}, got 2 \({role}, other\)"):
+        Hooks(complete(other=second))
+
+
+def test_state_back_end_is_needed() -> None:
+    class Silent:
+        @hookimpl
+        def propose(self, state: Any) -> str:
+            return "proposal"
+
+    with pytest.raises(ValueError, match="expected a state back-end that implements commit_state, got none"):
+        Hooks({"drafter": Silent(), "tree": Builder(), "verifier": Verifier()})
+
+
+def test_wrappers_do_not_count_as_implementations() -> None:
+    class Watcher:
+        @hookimpl(wrapper=True)
+        def propose(self, state: Any) -> Iterator[None]:
+            state.calls.append("before")
+            answer = yield
+            state.calls.append("after")
+            return f"{answer}!"
+
+    at = state()
+    assert Hooks(complete(watcher=Watcher())).propose(at) == "proposal!"  # type: ignore[comparison-overlap]
+    assert at.calls == ["before", "after"]
+    without = {name: plugin for name, plugin in complete(watcher=Watcher()).items() if name != "drafter"}
+    with pytest.raises(ValueError, match="exactly one implementation of propose, got 0"):
+        Hooks(without)
+
+
+@pytest.mark.parametrize(("role", "phase"), [("drafter", "propose"), ("tree", "build_tree"), ("verifier", "verify")])
+def test_none_is_no_answer(role: str, phase: str) -> None:
+    def nothing(self: Any) -> None:
+        return None
+
+    silent = type("Silent", (), {phase: hookimpl(nothing)})()
+    hooks = Hooks(complete(**{role: silent}))
+    arguments = {"propose": (1,), "build_tree": (1, 2), "verify": (1, 2)}[phase]
+    with pytest.raises(TypeError, match=f"{phase} returned None; its plugin must return a {hookspecs.RETURNS[phase]}"):
+        getattr(hooks, phase)(*arguments)
+
+
+# What is never called is refused
+
+
+def misnamed(self: Any, state: Any) -> None: ...
+def surplus(self: Any, state: Any, surprise: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "message"),
+    [("proposed", misnamed, "unknown hook 'proposed'"), ("step_finished", surplus, "surprise")],
+    ids=["unknown hook", "unknown argument"],
+)
+def test_hook_that_would_never_be_called_is_refused(name: str, function: Any, message: str) -> None:
+    observer = type("Observer", (), {name: hookimpl(function)})()
+    with pytest.raises(ValueError, match=f"(?s)^plugins: .*{message}"):
+        Hooks(complete(observer=observer))
+
+
+# Order and independence
+
+
+@pytest.mark.parametrize("order", [["drafter", "state"], ["state", "drafter"]], ids=" then ".join)
+def test_back_end_commits_before_the_drafter(order: list[str]) -> None:
+    plugins = complete()
+    hooks = Hooks({name: plugins[name] for name in [*order, "tree", "verifier"]})
+    at: Any = state()
+    verdict: Any = SimpleNamespace(path=None)
+    hooks.commit_state(at, None, verdict)  # type: ignore[arg-type]
+    assert at.calls == ["state", "drafter"]
+
+
+def decoder(mode: str = "stree", **settings: Any) -> Decoder:
+    draft = toy_model("mamba2", seed=1) if mode in ("sd", "stree") else None
+    return specdecodes.load(toy_model("bamba"), draft, mode, **settings)
+
+
+class Counting:
+    """An observer of one decoder."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.started = 0
+        self.finished = 0
+
+    @hookimpl
+    def generation_started(self) -> None:
+        self.started += 1
+
+    @hookimpl
+    def step_finished(self) -> None:
+        self.steps += 1
+
+    @hookimpl
+    def generation_finished(self) -> None:
+        self.finished += 1
+
+
+def test_decoders_have_managers_of_their_own() -> None:
+    one, two = Counting(), Counting()
+    first, second = decoder("naive", observers=[one]), decoder("naive", observers=[two])
+    first.generate(PROMPT, max_new_tokens=4)
+    assert (one.started, one.steps, one.finished) == (1, 3, 1)
+    assert (two.started, two.steps, two.finished) == (0, 0, 0)
+    second.generate(PROMPT, max_new_tokens=2)
+    assert (one.steps, two.steps) == (3, 1)
+
+
+@pytest.mark.parametrize("mode", ["naive", "sd", "stree", "ngram"])
+def test_every_hook_is_called_once_per_step(mode: str) -> None:
+    made = decoder(mode)
+    assert not isinstance(made.greedy, str)
+    calls: list[str] = []
+    made.greedy.hooks.manager.add_hookcall_monitoring(
+        lambda hook_name, hook_impls, kwargs: calls.append(hook_name),
+        lambda outcome, hook_name, hook_impls, kwargs: None,
+    )
+    generation = made.generate(PROMPT, max_new_tokens=12)
+    steps = len(generation.accept_lengths)
+    assert calls == ["generation_started", *([*hookspecs.PHASES, "step_finished"] * steps), "generation_finished"]
+
+
+# Tracing
+
+
+def test_trace_names_every_call_and_who_answered(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SPECDECODES_TRACE_HOOKS", "1")
+    made = decoder("stree")
+    generation = made.generate(PROMPT, max_new_tokens=8)
+    lines = [re.fullmatch(r"hook (\w+) -> ([\w ,]+): \d+\.\d{3} ms", line) for line in caplog.messages]
+    traced = [(line[1], line[2].split(", ")) for line in lines if line is not None]
+    assert len(traced) == len(caplog.messages)
+    steps = len(generation.accept_lengths)
+    once = {"generation_started": 1, "generation_finished": 1}
+    assert Counter(name for name, _ in traced) == {**dict.fromkeys([*hookspecs.PHASES, "step_finished"], steps), **once}
+    answered = dict(traced)
+    assert answered["propose"][-1] == "drafter" and answered["verify"][-1] == "verifier"
+    assert answered["commit_state"][-2:] == ["state", "drafter"]
+
+
+def test_nothing_is_traced_unless_asked_for(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("SPECDECODES_TRACE_HOOKS", "0")
+    decoder("naive").generate(PROMPT, max_new_tokens=3)
+    assert not caplog.messages
+
+
+# A whole plugin
+
+
+@pytest.fixture
+def discovered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """Make a module an entry point, as an installed distribution would, and discover again."""
+
+    def run(module: ModuleType) -> None:
+        info = tmp_path / "mine-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[specdecodes]\nmine = {module.__name__}\n")
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.delenv("SPECDECODES_PLUGINS", raising=False)
+        registry.cache_clear()
+
+    yield run
+    registry.cache_clear()
+
+
+OWN = '''
+import torch
+from specdecodes import Mode, hookimpl
+
+class Twice:
+    """Draft the last two tokens again."""
+    has_probs = capturable = False
+    marginals = None
+    def __init__(self, context): pass
+    @hookimpl
+    def propose(self, state):
+        self.last = torch.tensor([[*state.history[0][-2:], -1]])
+        return self
+    def topk(self, slots, k):
+        tokens = torch.nn.functional.pad(self.last.gather(1, slots)[..., None], (0, k - 1), value=-1)
+        return tokens, torch.where(tokens < 0, -torch.inf, 0.0)
+    def expand(self, slots, tokens): return (slots + 1).clamp(max=2)
+
+@hookimpl
+def register_components(registry):
+    registry.add("drafter", "twice", Twice)
+    registry.add("mode", "twice", Mode("twice", "chain", "greedy", ("token-match",), settings={"depth": 2}))
+'''
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_drafter_and_mode_of_a_plugin_decode_by_name(temperature: float, discovered: Any) -> None:
+    module = ModuleType("mine")
+    exec(OWN, vars(module))
+    discovered(module)
+    assert registry().get("mode", "twice").owner == "mine"
+    settings = {"max_new_tokens": 32, "temperature": temperature, "seed": 2}
+    plain = decoder("naive").generate(PROMPT, **settings)
+    own = decoder("twice")
+    assert type(own.greedy.hooks.manager.get_plugin("drafter")).__name__ == "Twice"  # type: ignore[union-attr]
+    assert own.generate(PROMPT, **settings).tokens == plain.tokens
+
+
+def test_mode_of_a_plugin_that_names_nobody_says_so(discovered: Any) -> None:
+    module: Any = ModuleType("mine")
+
+    @hookimpl
+    def register_components(registry: Any) -> None:
+        registry.add("mode", "hollow", Mode("nobody", "chain", "greedy", ()))
+
+    module.register_components = register_components
+    discovered(module)
+    with pytest.raises(ValueError, match=r"^unknown drafter 'nobody'; known: "):
+        decoder("hollow")
+
+
+def test_plugin_of_the_readme_has_fifteen_lines_and_decodes(discovered: Any) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.split("## A plugin in fifteen lines", 1)[1]
+    code = section.split("```python\n", 1)[1].split("```", 1)[0]
+    lines = [line for line in code.splitlines() if line.strip() and not line.strip().startswith(("#", "import"))]
+    assert len(lines) <= 15
+    module = ModuleType("mine")
+    exec(code, vars(module))
+    discovered(module)
+    (name,) = (c.name for c in registry().components() if c.owner == "mine" and c.kind == "drafter")
+    plain = decoder("naive").generate(PROMPT, max_new_tokens=16)
+    assert decoder("ngram", propose=name).generate(PROMPT, max_new_tokens=16).tokens == plain.tokens
