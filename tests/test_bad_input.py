@@ -317,9 +317,7 @@ def test_pickle_that_runs_code_is_refused_and_not_run(
     assert proof.exists(), "the checkpoint of this test is harmless and shows nothing"
 
 
-def test_code_beside_the_weights_is_refused_and_not_run(
-    tmp_path: Path, generate_refused: Callable[..., str], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_code_beside_the_weights_is_refused_and_not_run(tmp_path: Path, generate_refused: Callable[..., str]) -> None:
     proof = tmp_path / "it ran"
     code = tmp_path / "remote"
     code.mkdir()
@@ -331,7 +329,6 @@ def test_code_beside_the_weights_is_refused_and_not_run(
         "use a model that transformers supports"
     )
     assert not proof.exists()
-    assert "[y/N]" not in capfd.readouterr().out, "transformers asked a question"
 
 
 def test_damaged_weights(pair: Pair, tmp_path: Path, generate_refused: Callable[..., str]) -> None:

@@ -35,6 +35,7 @@ class ProgressBar(Watcher):
             TextColumn("{task.fields[speeds]}"),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._task = TaskID(0)
         self._tokens: dict[str, float] = defaultdict(float)

@@ -37,6 +37,12 @@ EXAMPLES = f"""examples:
   {PROG} --resume --out-dir runs/20260131-120000
 """
 
+_SAME = (
+    *("target", "draft", "tokenizer", "dtype", "device", "compile", "threads", "questions", "hub_id"),
+    *("max_questions", "repeat", "warmup", "out_dir", "log_dir", "resume"),
+)
+"""Flags that go into the settings as they are."""
+
 WIDTH = 140
 """Columns of the table where the output is no terminal: enough for four modes beside the baseline."""
 
@@ -65,10 +71,8 @@ def to_settings(flags: argparse.Namespace) -> RunSettings:
     """
     sampling = sampling_from(flags)
     sampling["seed"] = sampling["seed"] or 0
-    same = ("target", "draft", "tokenizer", "dtype", "device", "compile", "threads", "questions", "hub_id")
-    same += ("max_questions", "repeat", "warmup", "out_dir", "log_dir", "resume", *PARTS)
     return RunSettings(
-        **{name: getattr(flags, name) for name in same},
+        **{name: getattr(flags, name) for name in (*_SAME, *PARTS)},
         **sampling,
         modes=_names(flags.mode or ["stree"]),
         categories=_names(flags.category),

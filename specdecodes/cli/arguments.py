@@ -192,9 +192,10 @@ def set_log_level() -> None:
     levels = logging.getLevelNamesMapping()
     if name and name not in levels:
         raise ValueError(f"LOGLEVEL: expected one of {', '.join(levels)}, got {name!r}")
-    logging.basicConfig(level=name or "ERROR", format="%(levelname)s %(name)s: %(message)s", force=True)
+    logging.basicConfig(level=name or "ERROR", format="%(levelname)s %(name)s: %(message)s")
     logger.setLevel(name or "WARNING")  # hook traces and what our own code warns of
     transformers.logging.set_verbosity(levels[name or "ERROR"])
+    logging.getLogger("huggingface_hub").setLevel(name or "ERROR")  # it prints by itself, for example every retry
     transformers.logging.disable_progress_bar()
     if not name and not sys.warnoptions:
         warnings.simplefilter("ignore")

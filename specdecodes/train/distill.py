@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
@@ -50,18 +50,19 @@ class DistillTrainer(RecipeTrainer):
     def __init__(self, teacher: PreTrainedModel, distillation: Distillation, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         install(teacher)
-        self.teacher = teacher.to(self.args.device).requires_grad_(False).eval()
+        self.teacher: nn.Module = teacher.requires_grad_(False).eval()
+        self.teacher.to(self.args.device)
         self.distillation = distillation
-        # The Trainer's own mean over accumulated batches is right: every batch here is full.
+        # The Trainer's own mean over accumulated batches is right: every batch is full, but for an epoch's last.
         self.model_accepts_loss_kwargs = False
 
     def compute_loss(
         self,
-        model: Any,
-        inputs: dict[str, Tensor],
+        model: nn.Module,
+        inputs: dict[str, Any],
         return_outputs: bool = False,
-        **_: Any,
-    ) -> Any:  # noqa: ANN401
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:  # noqa: ANN401 - a loss, or a pair, as in stock
         """See :func:`distillation_loss`."""
         labels = inputs.get("labels")
         mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()

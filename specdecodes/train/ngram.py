@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoTokenizer
 
 from specdecodes.models.loading import resolve
 from specdecodes.plugins.drafters.ngram_table import NgramTable
-from specdecodes.train.data import Document, render
-from specdecodes.train.pretrain import load_documents
+from specdecodes.train.blocks import text_of
+from specdecodes.train.data import Document, load_documents
 from specdecodes.train.recipe import Recipe
 
 
@@ -48,7 +48,7 @@ def build_table(
         reason = str(error).strip().split("\n", 1)[0]
         raise ValueError(f"--target: expected a model with a tokenizer, got {target!r} ({reason})") from error
     documents, _ = load_documents(recipe, data)
-    texts = [render(document, tokenizer.eos_token) for document in [*documents, *list(answers) * answer_weight]]
+    texts = [text_of(document, tokenizer) for document in [*documents, *list(answers) * answer_weight]]
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
     table = NgramTable.build(ids, config.get_text_config().vocab_size, max_bytes=max_bytes)
     output.parent.mkdir(parents=True, exist_ok=True)

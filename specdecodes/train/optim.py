@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import nn
@@ -18,7 +18,9 @@ class MuonAdamW(Optimizer):
     """
 
     def __init__(self, model: nn.Module, lr: float, adamw_lr: float, weight_decay: float) -> None:
-        matrices, decayed, plain = [], [], []
+        matrices: list[nn.Parameter] = []
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
@@ -29,19 +31,30 @@ class MuonAdamW(Optimizer):
             else:
                 plain.append(parameter)
         self.muon = Muon(matrices, lr=lr, weight_decay=weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw")
-        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [
+            {"params": decayed, "weight_decay": weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
         self.adamw = AdamW(groups, lr=adamw_lr, betas=(0.9, 0.95), eps=1e-10)
-        super().__init__([{"params": matrices}, *groups], {"lr": lr})
+        super().__init__([*matrices, *decayed, *plain], {"lr": lr})
         self._share_groups()
 
     def _share_groups(self) -> None:
         # The schedule writes group["lr"]; the inner optimisers must see it.
         self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Step both; ``closure`` re-evaluates the loss, as everywhere in torch.optim."""
-        loss = closure() if closure is not None else None
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         self.muon.step()
         self.adamw.step()
         return loss

@@ -54,22 +54,23 @@ def run_trainer(
     tokenizer: Any,  # noqa: ANN401
     documents: tuple[Sequence[Document], Sequence[Document]],
     arguments: TrainingArguments,
-    **trainer_kwargs: Any,  # noqa: ANN401
+    **trainer_kwargs: Any,
 ) -> dict[str, Any]:
     """Train ``model`` on the first of ``documents``, evaluate on the second, save into the folder of ``arguments``.
 
     Returns:
         What ``training.json`` holds.
     """
-    output = Path(arguments.output_dir).parent
+    output = Path(str(arguments.output_dir)).parent
     log = RunLog(output / "checkpoints" / "runs.json", arguments.device, write=arguments.process_index == 0)
     blocks, held_out = _pack(recipe, tokenizer, documents)
     facts = {"data.blocks": len(blocks), "processes": arguments.world_size}
     same_training(output, recipe, facts, write=arguments.process_index == 0)
     parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
     start = last_checkpoint(output / "checkpoints")
-    done = start is not None and TrainerState.load_from_json(str(start / STATE)).global_step >= arguments.max_steps
-    if done:
+    state = TrainerState.load_from_json(str(start / STATE)) if start else TrainerState()
+    done = start is not None and state.global_step >= arguments.max_steps
+    if start is not None and done:
         # Nothing is left to train, and the Trainer would take one step more.
         model = AutoModelForCausalLM.from_pretrained(start, dtype=model.dtype)
     trainer = trainer_class(
@@ -82,7 +83,7 @@ def run_trainer(
         **trainer_kwargs,
     )
     if done:
-        trainer.state = TrainerState.load_from_json(str(start / STATE)) if start else trainer.state
+        trainer.state = state
     else:
         trainer.train(resume_from_checkpoint=str(start) if start else None)
     return _finish(recipe, trainer, tokenizer, log, parameters)
@@ -110,7 +111,7 @@ def _finish(
     parameters: int,
 ) -> dict[str, Any]:
     arguments, training, steps = trainer.args, recipe.training, trainer.state.global_step
-    output = Path(arguments.output_dir).parent
+    output = Path(str(arguments.output_dir)).parent
     history = list(trainer.state.log_history)
     blocks: Any = trainer.train_dataset
     metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}

@@ -23,7 +23,7 @@ class RecipeTrainer(Trainer):
     The stock CPU chunk scan is up to 280 times slower than the einsum form and pads to 256.
     """
 
-    def __init__(self, recipe: Training, model: nn.Module, **kwargs: Any) -> None:  # noqa: ANN401 - Trainer's own arguments
+    def __init__(self, recipe: Training, model: nn.Module, **kwargs: Any) -> None:
         self.recipe = recipe
         self._pass = DensePass()
         # By name: FSDP flattens parameters before the optimiser is made.
@@ -33,16 +33,17 @@ class RecipeTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Muon needs parameters sorted by kind; AdamW is the Trainer's own."""
-        if self.optimizer is None and self.recipe.optimizer == "muon":
+        trained = model or self.model
+        if self.optimizer is None and self.recipe.optimizer == "muon" and trained is not None:
             adamw_lr = self.recipe.adamw_lr or self.recipe.lr
-            self.optimizer = MuonAdamW(model or self.model, self.recipe.lr, adamw_lr, self.recipe.weight_decay)
+            self.optimizer = MuonAdamW(trained, self.recipe.lr, adamw_lr, self.recipe.weight_decay)
         return super().create_optimizer(model)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices only: decay would pull A_log, D and the norms' scales to a value that means something."""
         return [name for name in super().get_decay_parameter_names(model) if name not in self._vectors]
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ANN401
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One forward and backward with our ops."""
         with serving(self._pass):
             return super().training_step(*args, **kwargs)
@@ -123,9 +124,5 @@ def _schedule(training: Training, steps: int) -> dict[str, Any]:
     return {
         "warmup_steps": warmup,
         "lr_scheduler_type": "warmup_stable_decay",
-        "lr_scheduler_kwargs": {
-            "num_decay_steps": decay,
-            "num_stable_steps": steps - warmup - decay,
-            "decay_type": "linear",
-        },
+        "lr_scheduler_kwargs": {"num_decay_steps": decay, "decay_type": "linear"},
     }

@@ -59,7 +59,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fails(spec: str, **settings: Any) -> str:
     """Return the message with which ``load_questions`` refuses, after checking that it is one line."""
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="expected") as caught:
         load_questions(spec, **settings)
     message = str(caught.value)
     assert "\n" not in message

@@ -61,7 +61,7 @@ def test_text_is_aligned_one_line_each(listed: Any) -> None:
 def test_table_on_a_terminal(listed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "200")
-    out = listed()
+    out = re.sub(r"\x1b\[[\d;]*m", "", listed())
     for kind in KINDS:
         if registry().names(kind):
             assert re.search(rf"^{kind}\s*$", out, re.MULTILINE), f"{kind} has no title"

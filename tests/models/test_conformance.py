@@ -98,7 +98,11 @@ def test_every_node(name: str, dtype: torch.dtype, length: int) -> None:
         assert gap(target.score(tree), stock) < TOLERANCE[dtype], shape
 
 
-@each_model
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [pytest.param(name, F32, marks=[] if name in RECURRENT else pytest.mark.slow) for name in FAMILIES]
+    + [pytest.param(name, F64, marks=[] if name in ("mamba2", "zamba2") else pytest.mark.slow) for name in LIFTED],
+)
 def test_every_node_after_a_long_prompt(name: str, dtype: torch.dtype) -> None:
     target, start = Target(shared(name, dtype)), stock_prefix(name, dtype, 300)
     assert gap(target.prefill(prompt_of(300))[0], start.logits) < TOLERANCE[dtype]

@@ -681,7 +681,14 @@ DRAFTERS = {
 # -- observers ----------------------------------------------------------------------------------------------------
 
 
-class UsesRandomness:
+class Observer:
+    """Base: takes the context that factories get."""
+
+    def __init__(self, context=None):
+        pass
+
+
+class UsesRandomness(Observer):
     """Draws from the generation's own source."""
 
     @hookimpl
@@ -689,7 +696,7 @@ class UsesRandomness:
         state.rng.bernoulli(0.5)
 
 
-class EndsEarly:
+class EndsEarly(Observer):
     """Interferes with when it stops."""
 
     @hookimpl
@@ -697,7 +704,7 @@ class EndsEarly:
         state.done = [True]
 
 
-class Proposes:
+class Proposes(Observer):
     """Does a drafter's work."""
 
     @hookimpl
@@ -705,7 +712,7 @@ class Proposes:
         return None
 
 
-class UnknownEvent:
+class UnknownEvent(Observer):
     """Waits for an event that never comes."""
 
     @hookimpl

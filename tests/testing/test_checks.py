@@ -94,7 +94,7 @@ def test_index_for_depth_is_caught(monkeypatch):
 
 def test_keys_left_where_they_were_are_caught(monkeypatch):
     monkeypatch.setattr(Target, "_gather_rows", lambda self, accepted: None)
-    with pytest.raises(AssertionError, match="after step 1, which accepted 1 drafted tokens"):
+    with pytest.raises(AssertionError, match="after step 2, which accepted 2 drafted tokens"):
         check_state_backend(Replay)
 
 

@@ -82,7 +82,9 @@ def _fitting(levels: Sequence[Level], vocab_size: int, max_bytes: int) -> list[I
     counts, probabilities = (np.concatenate([getattr(x, name) for x in levels]) for name in ("counts", "probabilities"))
     ranking = np.lexsort((-probabilities, order, -counts))
     # A successor costs its token and a byte; the first of a context brings in that context.
-    token, extensions = (np.min_scalar_type(largest).itemsize for largest in (vocab_size - 1, vocab_size))
+    # The widths before trimming; a small table may turn out smaller than it had to.
+    token = smallest([t for level in levels for t in (level.successors, level.contexts % vocab_size)]).itemsize
+    extensions = smallest([np.bincount(level.contexts // vocab_size) for level in levels[1:]]).itemsize
     cost = np.full(len(ranking), token + 1)
     brings_in = np.unique(owner[ranking], return_index=True)[1]
     cost[brings_in] += token + 1 + np.where(order[ranking[brings_in]] < len(levels) - 1, extensions, 0)
