@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pluggy
@@ -16,10 +16,10 @@ def trace(manager: pluggy.PluginManager) -> None:
     """Log every hook call of ``manager`` with its duration (``SPECDECODES_TRACE_HOOKS=1``)."""
     started: list[float] = []
 
-    def before(name: str, methods: list[Any], kwargs: Mapping[str, Any]) -> None:
+    def before(name: str, methods: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         started.append(time.perf_counter())
 
-    def after(outcome: Any, name: str, methods: list[Any], kwargs: Mapping[str, Any]) -> None:  # noqa: ANN401
+    def after(outcome: Any, name: str, methods: Sequence[Any], kwargs: Mapping[str, Any]) -> None:  # noqa: ANN401
         elapsed = (time.perf_counter() - started.pop()) * 1e3
         callees = ", ".join(method.plugin_name for method in reversed(methods)) or "nobody"
         logger.warning("hook %s -> %s: %.3f ms", name, callees, elapsed)

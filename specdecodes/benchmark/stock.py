@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
@@ -102,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
             ["python", "-m", "specdecodes.benchmark.stock", *(argv or sys.argv[1:])], torch.device("cpu")
         )
         partial.write_text(json.dumps({**origin, **result}, indent=1), encoding="utf-8")
-        os.replace(partial, args.json)
+        partial.replace(args.json)
     return 0
 
 

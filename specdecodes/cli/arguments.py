@@ -108,7 +108,7 @@ def load_from(args: argparse.Namespace, **extra: Any) -> Decoder:
     Raises:
         ValueError: see :func:`specdecodes.load`.
     """
-    settings = parse_settings(args.set)
+    settings: dict[str, Any] = {**parse_settings(args.set)}
     for name in settings:
         if name in inspect.signature(load).parameters:
             raise ValueError(f"--set: {name!r} is no component's setting; use --{name.replace('_', '-')}")

@@ -87,7 +87,7 @@ def load_model(
     try:
         check_supported(AutoConfig.from_pretrained(path, trust_remote_code=False))
         _check_weights(path)
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(  # its annotation knows no report
             path, dtype=dtype, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except pickle.UnpicklingError as error:
@@ -100,6 +100,8 @@ def load_model(
         ) from error
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"{role}: cannot load {source!r}: {_reason(error)}") from error
+    model: PreTrainedModel
+    model, report = loaded
     _check_complete(report, role, source)
     return model.to(device).eval()
 
@@ -145,7 +147,7 @@ def _check_complete(report: Mapping[str, Any], role: str, source: str) -> None:
 
 def is_embedded(model: PreTrainedModel) -> bool:
     """Whether ``model`` was loaded from the package's own target."""
-    return Path(model.name_or_path) == assets.folder("embedded")
+    return Path(model.name_or_path or "") == assets.folder("embedded")
 
 
 def load_tokenizer(source: Any, tokenizer: Any) -> Any:  # noqa: ANN401 - tokenizers have no common base

@@ -167,7 +167,7 @@ REFUSED = [
     (torch.zeros(1, 3), {}, r"prompt: expected int64 token ids \[B, L\], got torch.float32"),
     (torch.tensor([[0, 32]]), {}, "prompt: expected token ids 0 to 31, got 0 to 32"),
     (torch.tensor([[-1]]), {}, "prompt: expected token ids 0 to 31, got -1 to -1"),
-    ("text", {}, r"prompt: expected token ids \[B, L\] \(this decoder has no tokenizer\), got text"),
+    ("text", {}, r"prompt: expected token ids \[B, L\], got text; this decoder has no tokenizer"),
     (torch.tensor([[0]]), dict(temprature=1.0), "generate: unknown setting 'temprature'; known: max_new_tokens, temperature"),
     (torch.tensor([[0]]), dict(stop=["x"]), "stop: stop strings need a tokenizer"),
     (torch.tensor([[0]]), dict(max_new_tokens=0), "max_new_tokens: expected at least 1, got 0"),
@@ -184,7 +184,7 @@ def test_bad_input_is_refused_in_one_line(decoder, ids, settings, message):
 def test_messages_need_a_chat_template(decoder, pieces):
     with pytest.raises(ValueError, match="the tokenizer has no chat template"):
         decoder(counting, tokenizer=pieces(["a"])).generate([{"role": "user", "content": "a"}])
-    with pytest.raises(ValueError, match="prompt: expected at least one token"):
+    with pytest.raises(ValueError, match="prompt: expected some text, got an empty prompt"):
         decoder(counting, tokenizer=pieces(["a"])).generate("")
     with pytest.raises(ValueError, match="stream: expected a decoder with a tokenizer"):
         decoder(counting).stream(torch.tensor([[0]]))

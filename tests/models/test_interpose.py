@@ -68,5 +68,12 @@ def test_the_pass_before_comes_back_after_an_error() -> None:
     logits("mamba2")
 
 
+def test_what_a_pass_lacks_stays_stock() -> None:
+    install(shared("mamba2"))
+    before = logits("mamba2")
+    with serving(object()):  # type: ignore[arg-type]  # a pass without any op
+        assert torch.equal(logits("mamba2"), before)
+
+
 def test_attention_models_have_no_ops() -> None:
     assert install(shared("llama")) == set()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,9 +22,7 @@ from specdecodes.testing import (
     toy_context,
 )
 
-_spec = importlib.util.spec_from_file_location("mutants", Path(__file__).parent / "mutants.py")
-mutants = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(mutants)
+from . import mutants
 
 CHECKS = {
     "drafter": check_drafter,

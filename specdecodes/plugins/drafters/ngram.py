@@ -156,7 +156,7 @@ class NgramProposal:
         )
 
     def expand(self, slots: Tensor, tokens: Tensor) -> Tensor:
-        """New slots [B, n] for ``tokens`` [B, n] below ``slots`` [B, n]; bookkeeping only. Below a token -1 is nothing."""
+        """New slots [B, n] for ``tokens`` [B, n] below ``slots`` [B, n]: bookkeeping; a token -1 has no successors."""
         mask = _MASKS[len(self._contexts[0].successors) - 1]
         new = array("q")
         for keys, above, below in zip(self._keys, slots.tolist(), tokens.tolist(), strict=True):
@@ -181,8 +181,8 @@ class NgramProposal:
                 scores[token] = scores.get(token, 0.0) + scale * count
             share = scale * weight
         table = self._table
-        for order in range(MAX_ORDER, 0, -1):
-            row = table.row.get(key & _MASKS[order])
+        for order in range(len(table.rows) - 1, 0, -1):
+            row = table.rows[order].get(key & _MASKS[order])
             if row is not None:
                 for token, probability in table.entries[table.first[row] : table.first[row + 1]]:
                     scores[token] = scores.get(token, 0.0) + share * probability
@@ -194,7 +194,7 @@ class NgramProposal:
         return torch.frombuffer(values, dtype=dtype).to(self._device)
 
 
-_EMPTY = Lookup({}, [0], [], [])
+_EMPTY = Lookup([], [0], [], [])
 
 
 def _table(table: str | Path | NgramTable | None, context: Context) -> NgramTable | None:

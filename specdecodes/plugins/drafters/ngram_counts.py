@@ -69,8 +69,8 @@ def trim(levels: Sequence[Level], vocab_size: int, max_bytes: int) -> list[Level
             extensions = np.bincount(above, minlength=len(level.contexts))[contexts]
             assert extensions.sum() == len(above)
         owner = np.searchsorted(contexts, level.owner[stays])
-        kept = (values[stays] for values in (level.successors, level.counts, level.probabilities))
-        trimmed.insert(0, Level(level.contexts[contexts], owner, *kept, extensions))
+        successors, counts, probabilities = level.successors[stays], level.counts[stays], level.probabilities[stays]
+        trimmed.insert(0, Level(level.contexts[contexts], owner, successors, counts, probabilities, extensions))
     return trimmed
 
 

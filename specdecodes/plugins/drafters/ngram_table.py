@@ -3,13 +3,12 @@
 The file (safetensors, no pickle) holds the contexts as a suffix trie, level by level: a context of order m is one of
 order m - 1 with an older token in front, so that it costs that token and two bytes of bookkeeping.
 
-| tensor | shape | what |
-|---|---|---|
-| context_tokens | [N1 + N2 + ...] | oldest token of every context: order 1, ascending; then, below each context of order 1 in turn, those of order 2 that end in it, ascending; and so on |
-| num_extensions | [N1 + N2 + ...] less the last | how many contexts of the next order lie below each |
-| num_successors | [N1 + N2 + ...] | how many successors each context keeps |
-| successors | [S] | their tokens, most probable first, context by context |
-| probabilities | [S] uint8 | q stands for exp(-q / 16) |
+- ``context_tokens`` [N1 + N2 + ...]: the oldest token of every context: order 1, ascending; then, below each context
+  of order 1 in turn, those of order 2 that end in it, ascending; and so on.
+- ``num_extensions`` [N1 + N2 + ... less the last]: how many contexts of the next order lie below each.
+- ``num_successors`` [N1 + N2 + ...]: how many successors each context keeps.
+- ``successors`` [S]: their tokens, context by context, most probable first.
+- ``probabilities`` [S], uint8: q stands for exp(-q / 16).
 
 Integers have the smallest of uint8, uint16, uint32 that holds a tensor. Metadata: format, version, vocab_size,
 orders (N1,N2,...).
@@ -51,13 +50,13 @@ class Lookup:
     """A table as Python objects: one question costs well under a microsecond.
 
     Attributes:
-        row: key of a context (see ``KEY_BITS``) to its number i.
+        rows: per order (entry 0 is empty), key of a context (see ``KEY_BITS``) to its number i.
         first: context i has ``entries[first[i] : first[i + 1]]``.
         entries: successors (token, probability), most probable first.
         rest: per context, the probability that belongs to its shorter suffix.
     """
 
-    row: dict[int, int]
+    rows: list[dict[int, int]]
     first: list[int]
     entries: list[tuple[int, float]]
     rest: list[float]
@@ -167,20 +166,20 @@ class NgramTable:
         """What answers questions; made at the first use (a fraction of a second for a megabyte)."""
         keys = np.zeros(1, dtype=np.int64)  # of the level above: the empty context
         extensions = np.array([self.orders[0]])
-        every, start = [], 0
+        rows: list[dict[int, int]] = [{}]
+        start = 0
         for order, size in enumerate(self.orders):
             tokens = self.context_tokens[start : start + size].astype(np.int64)
             keys = np.repeat(keys, extensions) | (tokens + 1 << KEY_BITS * order)
-            every.append(keys)
+            rows.append(dict(zip(keys.tolist(), range(start, start + size), strict=True)))
             extensions = self.num_extensions[start : start + size]
             start += size
         first = np.concatenate([[0], np.cumsum(self.num_successors, dtype=np.int64)])
         probabilities = np.exp(self.probabilities / -_LEVELS)
         total = np.concatenate([[0.0], np.cumsum(probabilities)])
         rest = np.clip(1 - (total[first[1:]] - total[first[:-1]]), 1e-3, 1.0)  # quantised, they may exceed 1
-        row = dict(zip(np.concatenate(every).tolist(), range(len(rest)), strict=True))
         entries = list(zip(self.successors.tolist(), probabilities.tolist(), strict=True))
-        return Lookup(row, first.tolist(), entries, rest.tolist())
+        return Lookup(rows, first.tolist(), entries, rest.tolist())
 
     def _check(self) -> None:
         """Raise ValueError where the arrays contradict each other."""

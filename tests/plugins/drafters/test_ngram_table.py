@@ -31,7 +31,7 @@ def entries(table: NgramTable) -> dict[tuple[int, ...], dict[int, float]]:
     """Context tokens (oldest first) to {successor: probability}, in the order of the table."""
     found = {}
     lookup = table.lookup
-    for key, row in lookup.row.items():
+    for key, row in (item for rows in lookup.rows for item in rows.items()):
         context = []
         while key:
             context.insert(0, (key & (1 << KEY_BITS) - 1) - 1)
@@ -69,7 +69,7 @@ def test_build_counts_what_a_plain_loop_counts(vocab_size: int) -> None:
 
 def test_what_the_successors_leave_over_goes_to_the_shorter_suffix() -> None:
     lookup = NgramTable.build([[1, 2, 1, 2, 1, 3]], 4, min_counts=(1,)).lookup
-    row = lookup.row[2]  # after token 1: 2, 2, 3
+    row = lookup.rows[1][2]  # after token 1: 2, 2, 3
     kept = sum(p for _, p in lookup.entries[lookup.first[row] : lookup.first[row + 1]])
     assert lookup.rest[row] == pytest.approx(1 - kept)
     assert kept == pytest.approx(1.5 / 3, rel=0.05)
@@ -197,6 +197,6 @@ def test_a_megabyte_loads_quickly(tmp_path: Path) -> None:
     times = []
     for _ in range(3):
         before = time.process_time()
-        assert NgramTable.load(tmp_path / "table.safetensors").lookup.row
+        assert NgramTable.load(tmp_path / "table.safetensors").lookup.rows
         times.append(time.process_time() - before)
     assert min(times) < 0.3

@@ -1,0 +1,155 @@
+"""The model drafter: what it runs, and that every slot is conditioned on its own path."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from specdecodes import hookimpl, load
+from specdecodes.core.sampling import SamplingParams
+from specdecodes.core.state import DecodeState
+from specdecodes.core.tree import Tree, Verdict
+from specdecodes.models.slots import CATCH_UP
+from specdecodes.models.target import Target
+from specdecodes.plugin import Context
+from specdecodes.plugins.drafters.model import ModelDrafter
+from specdecodes.testing import toy_model
+from specdecodes.testing.state_backend import stock_logits
+from specdecodes.testing.toys import FAMILIES, numbers, toy_prompt
+
+VOCAB = 48
+
+
+class Counter:
+    """Tokens that the draft ran, step by step."""
+
+    def __init__(self, runner):
+        self.runner = runner
+        self.before = runner.tokens_run
+        self.steps = []
+
+    @hookimpl
+    def step_finished(self, state):
+        self.steps.append(self.runner.tokens_run - self.before)
+        self.before = self.runner.tokens_run
+
+
+@pytest.mark.parametrize(
+    ("settings", "expanded"),
+    [
+        (dict(mode="stree"), 5),
+        (dict(mode="stree", tree="4"), 0),
+        (dict(mode="stree", tree="2,2.2,1.1.1.1"), 6),
+        (dict(mode="sd", depth=4), 3),
+        (dict(mode="sd", depth=1), 0),
+    ],
+)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_step_runs_the_expanded_nodes_and_the_catch_up(settings, expanded, temperature):
+    """Nodes 0, 1, 2 of STree's tree and so on: what has children; leaves are never run as drafts."""
+    decoder = load(toy_model("bamba"), toy_model("bamba"), **settings)
+    drafter = next(p for p in decoder.greedy.hooks.manager.get_plugins() if isinstance(p, ModelDrafter))
+    counter = Counter(drafter.runner)
+    for assembly in (decoder.greedy, decoder.sampling):
+        assembly.hooks.manager.register(counter, "counter")
+    out = decoder.generate(toy_prompt(9), max_new_tokens=25, temperature=temperature, seed=0)
+    assert counter.steps == [CATCH_UP + expanded] * len(out.accept_lengths)
+
+
+class Drafting:
+    """A drafter on its own, driven through random trees and random accepted paths."""
+
+    def __init__(self, family, vocab=VOCAB, target="llama", **params):
+        self.model = toy_model(family, vocab_size=vocab, seed=1)
+        self.target = Target(toy_model(target))
+        self.drafter = ModelDrafter(Context(self.target, draft=self.model))
+        self.params = SamplingParams(max_new_tokens=200, **params)
+        self.source = numbers("drafting", family, vocab)
+
+    def start(self, length, below):
+        self.below = below
+        self.state = DecodeState(self.target, toy_prompt(length, below), self.params)
+        with torch.inference_mode():
+            self.state.first(torch.nn.functional.one_hot(torch.tensor([5]), VOCAB).float() * 90)
+            self.drafter.generation_started(self.state)
+
+    @torch.inference_mode()
+    def step(self, count=9):
+        """Grow a random tree node by node, compare every slot's row, accept a random path."""
+        proposal = self.drafter.propose(self.state)
+        parents, slots, tokens = [-1], [0], [int(self.state.root)]
+        while len(parents) < count:
+            level = [i for i in range(len(parents)) if slots[i] >= 0]
+            above = [level[i] for i in torch.randint(len(level), (2,), generator=self.source).tolist()]
+            drawn = torch.randint(self.below, (2,), generator=self.source).tolist()
+            new = proposal.expand(torch.tensor([[slots[i] for i in above]]), torch.tensor([drawn]))[0].tolist()
+            # Now and then a builder keeps a node without running it.
+            parents += [*above, above[0]]
+            tokens += [*drawn, 3]
+            slots += [*new, -1]
+        tree = Tree(torch.tensor([tokens]), torch.tensor([parents]), slots=torch.tensor([slots]))
+        paths = [[node for node in path if node >= 0] for path in tree.structure.paths[0].tolist()]
+        run = [node for node in range(len(slots)) if slots[node] >= 0]
+        rows = proposal.logq(torch.tensor([[slots[node] for node in run]]))[0]
+        prefixes = [[*self.state.history[0], *(tokens[i] for i in paths[node][1:])] for node in run]
+        self._compare(rows, prefixes)
+        accepted = paths[int(torch.randint(len(paths), (1,), generator=self.source))]
+        bonus = int(torch.randint(self.below, (1,), generator=self.source))
+        verdict = Verdict(torch.tensor([accepted]), torch.tensor([len(accepted) - 1]), torch.tensor([bonus]))
+        verdict = self.state.clip(verdict, tree)
+        self.drafter.commit_state(self.state, tree, verdict)
+        self.state.advance(verdict)
+        return len(accepted)
+
+    def _compare(self, rows, prefixes):
+        logits = stock_logits(self.model, prefixes)
+        size = self.target.vocab_size
+        if logits.shape[-1] < size:
+            logits = torch.cat([logits, torch.full((len(prefixes), size - logits.shape[-1]), -torch.inf)], dim=-1)
+        expected = self.state.pipeline(logits[:, :size], prefixes).log_softmax(-1)
+        assert rows.shape == expected.shape
+        assert torch.equal(rows.isinf(), expected.isinf())
+        error = torch.where(expected.isinf(), 0.0, (rows - expected).abs()).max()
+        assert float(error) < 1e-4
+
+
+@pytest.mark.parametrize("length", [1, 12])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_slot_is_conditioned_on_its_own_path(family, length):
+    drafting = Drafting(family)
+    drafting.start(length, VOCAB)
+    accepted = [drafting.step() for _ in range(8)]
+    assert 1 in accepted and max(accepted) > 3, "steps that accept nothing and steps that accept much"
+    drafting.start(5, VOCAB)
+    drafting.step()
+
+
+@pytest.mark.parametrize("vocab", [40, 64])
+def test_a_vocabulary_padded_to_another_width(vocab):
+    drafting = Drafting("mamba2", vocab=vocab)
+    drafting.start(6, 40)
+    for _ in range(3):
+        drafting.step()
+
+
+def test_tokens_that_a_narrower_draft_does_not_know_only_cost_acceptance():
+    target = toy_model("llama", dtype=torch.float64)
+    decoder = load(target, toy_model("mamba2", vocab_size=24, seed=1, dtype=torch.float64), "stree")
+    prompt = toy_prompt(9)
+    out = decoder.generate(prompt, max_new_tokens=30)
+    plain = load(target, mode="naive").generate(prompt, max_new_tokens=30)
+    assert max(plain.tokens[0]) >= 24 and int(prompt.max()) >= 24
+    assert out.tokens == plain.tokens
+
+
+def test_draft_logits_go_through_the_same_processors():
+    drafting = Drafting("llama", temperature=0.7, repetition_penalty=1.4, top_k=5)
+    drafting.start(6, VOCAB)
+    for _ in range(3):
+        drafting.step()
+
+
+def test_a_tree_larger_than_the_slots_is_refused():
+    decoder = load(toy_model("llama"), toy_model("llama"), "sd", depth=6, max_slots=4)
+    with pytest.raises(ValueError, match="draft tree: expected at most 4 slots, got 5"):
+        decoder.generate(toy_prompt(4), max_new_tokens=20)
