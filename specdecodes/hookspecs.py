@@ -72,7 +72,7 @@ class Events:
 
     @hookspec
     def generation_started(self, state: DecodeState) -> None:
-        """Fires once per generation, after the prefill and before the first step; ``state.tokens`` holds one per row."""
+        """Fires once per generation, after the prefill, before the first step; ``state.tokens`` holds one per row."""
 
     @hookspec
     def step_finished(self, state: DecodeState, tree: Tree, verdict: Verdict) -> None:

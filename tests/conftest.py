@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from specdecodes.cli import main
 from specdecodes.testing.toys import VOCAB, toy_model
 
 
@@ -47,3 +49,37 @@ def tokenizer_of(words: list[str]) -> PreTrainedTokenizerFast:
     made = PreTrainedTokenizerFast(tokenizer_object=plain, unk_token=words[0], pad_token=words[0])
     made.chat_template = "{% for message in messages %}w1 {{ message['content'] }} w2{% endfor %}"
     return made
+
+
+@pytest.fixture
+def refused(
+    pair: Pair, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """Run ``specdecodes``, which must refuse in one line and leave no file behind; returns the line."""
+    place = tmp_path / "cwd"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def run(*arguments: str) -> str:
+        code = main(arguments)
+        captured = capsys.readouterr()
+        assert (code, captured.out) == (2, "")
+        assert captured.err.count("\n") == 1 and captured.err.endswith("\n"), captured.err
+        assert not list(place.iterdir())
+        return captured.err.rstrip("\n")
+
+    return run
+
+
+@pytest.fixture
+def generate_refused(pair: Pair, refused: Callable[..., str]) -> Callable[..., str]:
+    """The same for ``generate`` on the tiny pair; the line without its prefix."""
+
+    def run(*arguments: str) -> str:
+        before = ["--target", pair.target, "--draft", pair.draft, "--prompt", "w1 w2"]
+        line = refused("generate", *before, *arguments)
+        assert line.startswith("specdecodes generate: "), line
+        return line.removeprefix("specdecodes generate: ")
+
+    return run

@@ -1,15 +1,12 @@
 """What users get wrong: one clear line on stderr (what, expected, got, way out), exit code 2, nothing written.
 
-The runner's own bad input (question files, --resume) is tested with the runner.
+Checkpoints: test_bad_checkpoints.py. The runner's own bad input (question files, --resume) is tested with the runner.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import pickle
-import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,49 +15,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, T5Config
 
 import specdecodes
-from specdecodes.cli import main
-from specdecodes.testing.toys import VOCAB
 
-from .conftest import Pair, tokenizer_of
+from .conftest import Pair
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def refused(
-    pair: Pair, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., str]:
-    """Run ``specdecodes``, which must refuse in one line and leave no file behind; returns the line."""
-    place = tmp_path / "cwd"
-    place.mkdir()
-    monkeypatch.chdir(place)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-    def run(*arguments: str) -> str:
-        code = main(arguments)
-        captured = capsys.readouterr()
-        assert (code, captured.out) == (2, "")
-        assert captured.err.count("\n") == 1 and captured.err.endswith("\n"), captured.err
-        assert not list(place.iterdir())
-        return captured.err.rstrip("\n")
-
-    return run
-
-
-@pytest.fixture
-def generate_refused(pair: Pair, refused: Callable[..., str]) -> Callable[..., str]:
-    """The same for ``generate`` on the tiny pair; the line without its prefix."""
-
-    def run(*arguments: str) -> str:
-        before = ["--target", pair.target, "--draft", pair.draft, "--prompt", "w1 w2"]
-        line = refused("generate", *before, *arguments)
-        assert line.startswith("specdecodes generate: "), line
-        return line.removeprefix("specdecodes generate: ")
-
-    return run
 
 
 # Names and settings
@@ -241,159 +201,6 @@ def test_unknown_device(device: str, generate_refused: Callable[..., str]) -> No
 def test_unknown_dtype(generate_refused: Callable[..., str]) -> None:
     assert generate_refused("--dtype", "float8").startswith("dtype: expected one of float32, fp32, ")
     assert generate_refused("--dtype", "float8").endswith(", got 'float8'")
-
-
-# Models
-
-CONFIG = LlamaConfig(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A model folder with a configuration and nothing else."""
-    made = tmp_path / "model"
-    CONFIG.save_pretrained(made)
-    return made
-
-
-@pytest.mark.parametrize("role", ["target", "draft"])
-def test_folder_without_weights(role: str, folder: Path, generate_refused: Callable[..., str]) -> None:
-    assert generate_refused(f"--{role}", str(folder)) == (
-        f"{role}: cannot load '{folder}': it holds no weights; "
-        "expected model.safetensors, or its shards, beside config.json"
-    )
-
-
-def test_folder_without_a_configuration(tmp_path: Path, generate_refused: Callable[..., str]) -> None:
-    assert generate_refused("--target", str(tmp_path)) == (
-        f"target: the folder '{tmp_path}' has no config.json; expected a Hugging Face model folder"
-    )
-
-
-@pytest.mark.parametrize("name", ["/no/such/folder", "./no/such", "", "a b"])
-def test_no_such_folder(name: str, generate_refused: Callable[..., str]) -> None:
-    assert generate_refused("--target", name) == (
-        f"target: expected a folder, a hub id or 'embedded', got {name!r}; no such folder"
-    )
-
-
-def test_hub_id_that_is_not_at_hand(generate_refused: Callable[..., str]) -> None:
-    assert generate_refused("--target", "nobody/nothing").startswith("target: cannot load 'nobody/nothing': ")
-
-
-def test_encoder_decoder(tmp_path: Path, generate_refused: Callable[..., str]) -> None:
-    T5Config().save_pretrained(tmp_path / "t5")
-    assert generate_refused("--target", str(tmp_path / "t5")) == (
-        f"target: cannot load '{tmp_path}/t5': "
-        "expected a decoder-only causal model, got the encoder-decoder family 't5'"
-    )
-
-
-class Malicious:
-    """A pickle that runs code when it is loaded."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.path),)
-
-
-@pytest.mark.parametrize("form", ["torch", "pickle"])
-def test_pickle_that_runs_code_is_refused_and_not_run(
-    form: str, folder: Path, tmp_path: Path, generate_refused: Callable[..., str]
-) -> None:
-    proof = tmp_path / "it ran"
-    weights = folder / "pytorch_model.bin"
-    if form == "torch":
-        torch.save({"model.embed_tokens.weight": Malicious(proof)}, weights)
-    else:
-        weights.write_bytes(pickle.dumps(Malicious(proof)))
-    assert generate_refused("--target", str(folder)) == (
-        f"target: '{folder}' holds a pickle checkpoint that would run code when loaded; convert it to safetensors"
-    )
-    assert not proof.exists()
-    pickle.loads(pickle.dumps(Malicious(proof)))
-    assert proof.exists(), "the checkpoint of this test is harmless and shows nothing"
-
-
-def test_code_beside_the_weights_is_refused_and_not_run(tmp_path: Path, generate_refused: Callable[..., str]) -> None:
-    proof = tmp_path / "it ran"
-    code = tmp_path / "remote"
-    code.mkdir()
-    (code / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}))
-    (code / "own.py").write_text(f"import os\nos.mkdir({str(proof)!r})\nclass Own: ...\n")
-    (code / "model.safetensors").touch()
-    assert generate_refused("--target", str(code)) == (
-        f"target: cannot load '{code}': it comes with code of its own, which is not run; "
-        "use a model that transformers supports"
-    )
-    assert not proof.exists()
-
-
-def test_damaged_weights(pair: Pair, tmp_path: Path, generate_refused: Callable[..., str]) -> None:
-    broken = tmp_path / "broken"
-    shutil.copytree(pair.target, broken)
-    weights = broken / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    line = generate_refused("--target", str(broken))
-    assert re.fullmatch(rf"target: the weights of '{broken}' are damaged \(.+\); fetch or save them again", line)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "reason"),
-    [
-        ("num_hidden_layers", 4, r"lacks \d+ of the weights that its config.json asks for, first model\.layers\.3\."),
-        ("intermediate_size", 40, r"do not fit its config.json: \S+: expected \(32, 40\), got \(32, 48\)"),
-    ],
-)
-def test_weights_of_another_configuration(
-    field: str, value: int, reason: str, pair: Pair, tmp_path: Path, generate_refused: Callable[..., str]
-) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(pair.target, other)
-    config = json.loads((other / "config.json").read_text())
-    config[field] = value
-    if field == "num_hidden_layers" and "layer_types" in config:
-        config["layer_types"] = [*config["layer_types"], "linear_attention"]
-    (other / "config.json").write_text(json.dumps(config))
-    assert re.search(reason, generate_refused("--target", str(other)))
-
-
-def test_draft_with_another_tokenizer(pair: Pair, tmp_path: Path, generate_refused: Callable[..., str]) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(pair.draft, other)
-    words = ["<pad>", "<s>", *(f"w{i}" for i in range(VOCAB - 2))]
-    tokenizer_of([*words[:7], words[8], words[7], *words[9:]]).save_pretrained(other)
-    assert generate_refused("--draft", str(other)) == (
-        "draft: its tokenizer differs from the target's: id 7 is 'w6', expected 'w5'; use a draft of the same tokenizer"
-    )
-
-
-def test_damaged_tokenizer(pair: Pair, tmp_path: Path, generate_refused: Callable[..., str]) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(pair.target, other)
-    (other / "tokenizer.json").write_text("{")
-    assert generate_refused("--target", str(other)).startswith(f"tokenizer: cannot load '{other}': ")
-
-
-def test_target_without_a_tokenizer(pair: Pair, tmp_path: Path, generate_refused: Callable[..., str]) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(pair.target, other, ignore=shutil.ignore_patterns("*token*", "*.jinja"))
-    assert "tokenizer" in generate_refused("--target", str(other))
-
-
-def test_mode_that_needs_a_draft(pair: Pair, refused: Callable[..., str]) -> None:
-    line = refused("generate", "--target", pair.target, "--prompt", "w1")
-    assert line.endswith(
-        "draft: this mode drafts with a model; name one (a folder or hub id), or a drafter such as 'ngram'"
-    )
-
-
-def test_draft_of_the_embedded_pair_for_another_target(generate_refused: Callable[..., str]) -> None:
-    assert generate_refused("--draft", "mamba2") == (
-        "draft: 'mamba2' was trained for the embedded target only; name a draft model of your target"
-    )
 
 
 # Once more from outside

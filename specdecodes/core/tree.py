@@ -190,8 +190,8 @@ class Verdict:
     Attributes:
         path: int64 [B, D]: accepted node ids from the root (always first), right-padded with -1.
         num_accepted: int64 [B]: accepted drafted tokens, so ``path`` holds ``num_accepted + 1`` nodes.
-        bonus: int64 [B]: the token after the path, from the target's own distribution; the next root.
-            -1 in a row that ended inside the path (only ``DecodeState.clip`` writes that).
+        bonus: int64 [B]: the token after the path, the next root: from the target's own distribution, or, where
+            ``DecodeState.clip`` cut the path, the drafted token that ended the row.
     """
 
     path: Tensor

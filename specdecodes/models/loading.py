@@ -100,7 +100,6 @@ def load_model(
         ) from error
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"{role}: cannot load {source!r}: {_reason(error)}") from error
-    model: PreTrainedModel
     model, report = loaded
     _check_complete(report, role, source)
     return model.to(device).eval()

@@ -42,7 +42,7 @@ def build_model(settings: dict[str, Any], tokenizer: Any, vocab_size: int) -> Pr
             **settings,
         )
         check_supported(config)
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # configurations raise errors of their own
         raise ValueError(f"[model]: {' '.join(str(error).split())}") from error
     return AutoModelForCausalLM.from_config(config)
 

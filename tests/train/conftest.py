@@ -84,4 +84,5 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return train_tokenizer(["to be, or not to be: that is the question, 1234 times over"] * 4, 300)
+    text = "to be, or not to be: that is the question, 1234 times over, whether it is nobler in the mind to suffer"
+    return train_tokenizer([text] * 4, 300)

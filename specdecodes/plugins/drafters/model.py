@@ -35,16 +35,23 @@ class ModelDrafter:
         self.vocab_size = context.target.vocab_size
         self._pending: list[int] = []
 
+    def known(self, tokens: Tensor) -> Tensor:
+        """``tokens`` with 0 for what a draft with a narrower (less padded) vocabulary does not have."""
+        size = self.runner.vocab_size
+        return tokens if size >= self.vocab_size else tokens.masked_fill(tokens >= size, 0)
+
     @hookimpl
     def generation_started(self, state: DecodeState) -> None:
         """Commit the prompt; the first token is the first root."""
-        self.runner.prefill(state.prompt)
+        self.runner.prefill(self.known(state.prompt))
         self._pending = state.tokens[0][-1:]
 
     @hookimpl
     def propose(self, state: DecodeState) -> ModelProposal:
         """Catch up with what was accepted; the root is slot 0."""
-        return ModelProposal(self, state, self.runner.catch_up(self._pending))
+        size = self.runner.vocab_size
+        waiting = [token if token < size else 0 for token in self._pending]
+        return ModelProposal(self, state, self.runner.catch_up(waiting))
 
     @hookimpl
     def commit_state(self, state: DecodeState, tree: Tree, verdict: Verdict) -> None:
@@ -82,7 +89,7 @@ class ModelProposal:
     def expand(self, slots: Tensor, tokens: Tensor) -> Tensor:
         """See :meth:`Proposal.expand`."""
         start = self._drafter.runner.num_slots
-        new, logits = self._drafter.runner.expand(slots, tokens)
+        new, logits = self._drafter.runner.expand(slots, self._drafter.known(tokens))
         if self._state.pipeline.needs_prefix:
             for slot, token in zip(slots[0].tolist(), tokens[0].tolist(), strict=True):
                 self._prefixes.append([*self._prefixes[slot], token])

@@ -107,9 +107,9 @@ class Root:
 
     @hookimpl
     def build_tree(self, state: DecodeState, proposal: Proposal) -> Tree:
-        """The root alone."""
+        """The root alone; a drafter that runs it (slot 0) commits it."""
         topology = topology_of(((-1,),) * state.root.shape[0], state.root.device)
-        return Tree(state.root, topology.parents, None, None, None, "none", topology)
+        return Tree(state.root, topology.parents, None, torch.zeros_like(state.root), None, "none", topology)
 
 
 class Level:
