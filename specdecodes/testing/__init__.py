@@ -5,7 +5,7 @@
     def test_contract():
         check_tree_builder(MyBuilder)
 
-Every check takes a component or a factory (a class or a function that is called with a Context and the settings), builds
+Every check takes a component or a factory (a class or a function that is called with a Context and settings), builds
 its own tiny models, and raises an AssertionError that says which clause of the contract was broken. What a component
 raises itself comes through, with a note of what was being checked.
 """

@@ -39,10 +39,13 @@ def check_observer(observer: Any, **settings: Any) -> None:  # noqa: ANN401
             with during(f"{name}, mode {mode}, {sampling or 'greedy'}"):
                 first, second = (_decode(decoder, "bamba", sampling) for decoder in (alone, watched))
                 expect(first.tokens == second.tokens, f"{name}: mode {mode}: the tokens differ when it watches")
-                expect(first.accept_lengths == second.accept_lengths, f"{name}: mode {mode}: the steps differ when it watches")
+                expect(
+                    first.accept_lengths == second.accept_lengths,
+                    f"{name}: mode {mode}: the steps differ when it watches",
+                )
 
 
-def check_mode(mode: str, **settings: Any) -> None:  # noqa: ANN401
+def check_mode(mode: str, **settings: Any) -> None:
     """Check a registered mode: every name in it is known, and it decodes.
 
     On tiny stock models of three families: greedy tokens equal plain decoding if its verifier declares lossless;
@@ -65,7 +68,9 @@ def check_mode(mode: str, **settings: Any) -> None:  # noqa: ANN401
             if not isinstance(decoder.greedy, str):
                 ours = _decode(decoder, family, {})
                 plain = _decode(load(target, mode="naive"), family, {})
-                expect(not lossless or ours.tokens == plain.tokens, f"{where}: greedy tokens differ from plain decoding")
+                expect(
+                    not lossless or ours.tokens == plain.tokens, f"{where}: greedy tokens differ from plain decoding"
+                )
                 _check_counts(where, ours)
             if not isinstance(decoder.sampling, str):
                 first, second = (_decode(decoder, family, SAMPLED) for _ in range(2))
@@ -76,7 +81,10 @@ def check_mode(mode: str, **settings: Any) -> None:  # noqa: ANN401
 def _check_counts(where: str, generation: Generation) -> None:
     count, emitted = len(generation.tokens[0]), sum(generation.accept_lengths)
     expect(count == LENGTH, f"{where}: max_new_tokens {LENGTH} gave {count} tokens")
-    expect(emitted == count - 1, f"{where}: the steps emitted {emitted} tokens, but the answer has {count}, the first included")
+    expect(
+        emitted == count - 1,
+        f"{where}: the steps emitted {emitted} tokens, but the answer has {count}, the first included",
+    )
 
 
 def _decode(decoder: Decoder, family: str, sampling: dict[str, Any]) -> Generation:

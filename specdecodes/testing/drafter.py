@@ -119,7 +119,7 @@ def _check_paths(run: _Run, record: _Record) -> None:
         error = distance(rows[0, place], root)
         expect(
             error <= TOLERANCE,
-            f"{run.name}: at an expanded slot, {len(path)} tokens below the root, its log-probabilities are {error:.2g} off "
+            f"{run.name}: at an expanded slot, {len(path)} below the root, its log-probabilities are {error:.2g} off "
             "those after the same tokens committed; expand runs a token as the child of its slot",
         )
 
@@ -243,8 +243,13 @@ class _Run:
             f"{name}: topk: expected tokens of the target's vocabulary (0 to {size - 1}) or -1, got {tokens.tolist()}",
         )
         missing = tokens < 0
-        expect(bool((best[missing] == -torch.inf).all()), f"{name}: topk: a missing candidate (-1) has log-probability -inf")
-        expect(bool((best[..., 1:] <= best[..., :-1]).all()), f"{name}: topk: expected the best first, got {best.tolist()}")
+        expect(
+            bool((best[missing] == -torch.inf).all()),
+            f"{name}: topk: a missing candidate (-1) has log-probability -inf",
+        )
+        expect(
+            bool((best[..., 1:] <= best[..., :-1]).all()), f"{name}: topk: expected the best first, got {best.tolist()}"
+        )
         for row in tokens.flatten(0, 1).tolist():
             found = [token for token in row if token >= 0]
             expect(row[: len(found)] == found, f"{name}: topk: missing candidates (-1) come last, got {row}")
@@ -256,7 +261,7 @@ class _Run:
         total = rows.logsumexp(-1)
         expect(
             bool(total.abs().max() <= TOLERANCE),  # nan must not pass
-            f"{name}: logq: expected normalised log-probabilities, their exponentials sum to {total.exp().flatten().tolist()}",
+            f"{name}: logq: expected normalised log-probabilities, got exponentials that sum to {total.exp().tolist()}",
         )
         listed = rows.gather(-1, tokens.clamp(min=0))
         fits = (listed - best).abs().nan_to_num(0.0) <= TOLERANCE
@@ -269,8 +274,8 @@ class _Run:
             support = int((rows > -torch.inf).sum(-1).max())
             expect(
                 support <= self.params.top_k,
-                f"{name}: logq: top_k = {self.params.top_k} leaves that many tokens, got {support}; draft logits go through "
-                "state.pipeline",
+                f"{name}: logq: top_k = {self.params.top_k} leaves that many tokens, got {support}; draft logits go "
+                "through state.pipeline",
             )
         return tokens, best, rows
 
@@ -298,9 +303,7 @@ class _Run:
         state.advance(verdict)
 
 
-def _is(
-    value: Tensor, what: str, shape: Sequence[int], dtypes: Sequence[torch.dtype], device: torch.device
-) -> None:
+def _is(value: Tensor, what: str, shape: Sequence[int], dtypes: Sequence[torch.dtype], device: torch.device) -> None:
     expect(isinstance(value, Tensor), f"{what}: expected a tensor, got {type(value).__name__}")
     expect(tuple(value.shape) == tuple(shape), f"{what}: expected shape {tuple(shape)}, got {tuple(value.shape)}")
     names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)

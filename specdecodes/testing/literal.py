@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -99,7 +100,7 @@ def real_path(tree: Tree, row: int, nodes: Sequence[int]) -> list[int]:
     expect(path and path[0] == 0, f"path {list(nodes)}: expected the root (node 0) first, accepted drafts or not")
     parents = tree.parents[row].tolist()
     count = len(parents) if tree.num_nodes is None else int(tree.num_nodes[row])
-    for above, node in zip(path, path[1:], strict=False):
+    for above, node in pairwise(path):
         expect(node < len(parents), f"path {path}: the tree has {len(parents)} nodes")
         expect(node < count, f"path {path}: node {node} is padding (the tree has {count} nodes) and is never accepted")
         expect(parents[node] == above, f"path {path}: node {node} is a child of {parents[node]}, not of {above}")

@@ -85,7 +85,8 @@ class _Run:
                     error = float((again - logits).abs().max())
                     expect(
                         error <= TOLERANCE,
-                        f"{self.name}: scoring the same tree twice gives logits {error:.2g} apart; scoring must not move the state",
+                        f"{self.name}: scoring the same tree twice gives logits {error:.2g} apart; scoring must not "
+                        "move the state",
                     )
                 self._commit(state, tree, path, logits)
                 drafted = "no drafted token" if len(path) == 1 else f"{len(path) - 1} drafted tokens"
@@ -106,7 +107,7 @@ class _Run:
         self.hooks.commit_state(state, tree, verdict)
         expect(
             self.target.length == length + len(path),
-            f"{self.name}: a commit of path {list(path)} (root included) must move the committed length by {len(path)}, "
+            f"{self.name}: a commit of path {list(path)} must move the committed length by {len(path)} (root too), "
             f"got {self.target.length - length}",
         )
         state.advance(verdict)
@@ -123,8 +124,8 @@ class _Run:
         error, node = errors.max(0)
         expect(
             float(error) <= TOLERANCE,  # nan must not pass
-            f"{self.name}: {when}, the logits of node {int(node)} (depth {int(tree.structure.depths[0, node])}) differ from "
-            f"sequential decoding by {float(error):.2g}",
+            f"{self.name}: {when}, the logits of node {int(node)} (depth {int(tree.structure.depths[0, node])}) differ "
+            f"from sequential decoding by {float(error):.2g}",
         )
 
 

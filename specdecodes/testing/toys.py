@@ -23,7 +23,7 @@ VOCAB = 48
 def toy_model(
     family: str, *, vocab_size: int = VOCAB, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> PreTrainedModel:
-    """A stock model of ``FAMILIES`` with random weights, three layers at most, whose logits have a standard deviation of 1.
+    """A small stock model of ``FAMILIES`` with random weights, whose logits have a standard deviation of 1.
 
     With the default initialisation every logit would be near 0, and errors would hide. The model is shared between
     callers: do not change it.

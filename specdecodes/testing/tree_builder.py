@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -41,11 +40,16 @@ def check_tree_builder(builder: Any, *, context: Context | None = None, **settin
     kinds = {"max_nodes": int, "max_depth": int, "chain": bool, "draws": tuple, "needs_marginals": bool}
     declares(checked, "tree builder", **kinds)
     name = f"tree builder {type(checked).__name__}"
-    expect(checked.draws and set(checked.draws) <= set(DRAWS), f"{name}.draws: expected some of {DRAWS}, got {checked.draws}")
+    expect(
+        checked.draws and set(checked.draws) <= set(DRAWS),
+        f"{name}.draws: expected some of {DRAWS}, got {checked.draws}",
+    )
     run = _Run(checked, name)
     for draws in checked.draws:
         for candidates in (None, 2, 1, 0):
-            with during(f"{name}, children drawn {draws}, {candidates if candidates is not None else 'all'} candidates"):
+            with during(
+                f"{name}, children drawn {draws}, {candidates if candidates is not None else 'all'} candidates"
+            ):
                 for seed in range(4):
                     run.build(seed, draws, candidates)
         if draws != "none" and not checked.needs_marginals:
@@ -53,7 +57,7 @@ def check_tree_builder(builder: Any, *, context: Context | None = None, **settin
                 _check_counts(run, draws)
     expect(
         not getattr(checked, "capturable", False) or len(run.sizes) == 1,
-        f"{name}: declares capturable, but its trees have different numbers of nodes T: {sorted(run.sizes)}; use padding",
+        f"{name}: declares capturable, but its trees have different numbers of nodes: {sorted(run.sizes)}; use padding",
     )
 
 
@@ -66,11 +70,15 @@ class _Run:
         self.hooks: Hooks = hooked("build_tree", builder)
         self.sizes: set[int] = set()
 
-    def build(self, seed: int, draws: str, candidates: int | None, twist: tuple[int, int] | None = None) -> tuple[Tree, _Draws]:
+    def build(
+        self, seed: int, draws: str, candidates: int | None, twist: tuple[int, int] | None = None
+    ) -> tuple[Tree, _Draws]:
         """One tree, checked; ``twist``: (number of the call of ``rng.draws`` that answers otherwise, how)."""
         state = self._state(seed, draws, candidates)
         state.rng = rng = _Draws(seed, twist)
-        proposal = _Recorded(state, seed, candidates, depth=self.builder.max_depth if self.builder.needs_marginals else 0)
+        proposal = _Recorded(
+            state, seed, candidates, depth=self.builder.max_depth if self.builder.needs_marginals else 0
+        )
         history = [list(row) for row in state.history]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(len(self.sizes))  # another one each time: it must not matter
@@ -108,14 +116,17 @@ class _Run:
         expect(count <= builder.max_nodes, f"{name}: declares max_nodes {builder.max_nodes}, built {count} nodes")
         expect(torch.equal(tree.tokens[:, :1], state.root), f"{name}: node 0 must be the root {int(state.root)}")
         fresh = Topology(tree.parents)
-        same = torch.equal(tree.structure.ancestors, fresh.ancestors) and torch.equal(tree.structure.parents, tree.parents)
+        same = torch.equal(tree.structure.ancestors, fresh.ancestors) and torch.equal(
+            tree.structure.parents, tree.parents
+        )
         expect(same, f"{name}: Tree.topology is not that of Tree.parents")
         real = tree.real[0]
         deepest = int(fresh.depths[0][real].max())
         expect(deepest <= builder.max_depth, f"{name}: declares max_depth {builder.max_depth}, built depth {deepest}")
         inner = tree.parents[0][real][1:].tolist()
         expect(
-            not builder.chain or len(set(inner)) == len(inner), f"{name}: declares chain, but a node has several children"
+            not builder.chain or len(set(inner)) == len(inner),
+            f"{name}: declares chain, but a node has several children",
         )
         expect(tree.draws == draws, f"{name}: Tree.draws: expected {draws!r} (state.draws), got {tree.draws!r}")
 
@@ -129,11 +140,14 @@ class _Run:
         known = proposal.slots[0]
         for node, path in enumerate(paths):
             slot = slots[node]
-            expect(-1 <= slot < len(known), f"{name}: Tree.slots: node {node} has slot {slot}; the drafter has {len(known)}")
+            expect(
+                -1 <= slot < len(known),
+                f"{name}: Tree.slots: node {node} has slot {slot}; the drafter has {len(known)}",
+            )
             expect(
                 slot < 0 or known[slot] == path,
-                f"{name}: Tree.slots: node {node} (tokens {path} below the root) has slot {slot}, which the drafter ran for "
-                f"{known[slot] if slot >= 0 else ()}",
+                f"{name}: Tree.slots: node {node} (tokens {path} below the root) has slot {slot}, which the drafter "
+                f"ran for {known[slot] if slot >= 0 else ()}",
             )
         spare = {path for slot, path in enumerate(known) if slot not in slots}
         for node, path in enumerate(paths):
@@ -145,7 +159,10 @@ class _Run:
     def _check_draws(self, tree: Tree, proposal: _Recorded, rng: _Draws) -> None:
         name, paths = self.name, _token_paths(tree)
         children = _children(tree)
-        expect(tree.logq is not None or not any(children), f"{name}: Tree.logq: expected what children were drawn from, got None")
+        expect(
+            tree.logq is not None or not any(children),
+            f"{name}: Tree.logq: expected what children were drawn from, got None",
+        )
         left = list(rng.drawn)
         for node, path in enumerate(paths):
             if not children[node]:
@@ -154,7 +171,7 @@ class _Run:
             assert tree.logq is not None
             expect(
                 torch.allclose(tree.logq[0, node].double().exp(), law.double(), atol=1e-6),
-                f"{name}: Tree.logq: row {node} is not the distribution that the children of node {node} were drawn from",
+                f"{name}: Tree.logq: row {node} is not what the children of node {node} were drawn from",
             )
             # Nodes with the same path (possible among independent draws) were drawn from the same distribution.
             mine = [i for i, (weights, _) in enumerate(left) if torch.allclose(weights, law.double(), atol=1e-6)]
@@ -163,8 +180,8 @@ class _Run:
             fitting = [i for i in mine if left[i][1][: len(tokens)] == tokens]
             expect(
                 fitting,
-                f"{name}: the children of node {node} are {tokens}, but {left[mine[0]][1]} were drawn in this order; drawn "
-                "children are never dropped or re-ordered",
+                f"{name}: the children of node {node} are {tokens}, but {left[mine[0]][1]} were drawn in this "
+                "order; drawn children are never dropped or re-ordered",
             )
             left.pop(fitting[0])
 
@@ -180,8 +197,8 @@ def _check_counts(run: _Run, draws: str) -> None:
                 counts = [_kept(run, built, weights) for built in (tree, other)]
                 expect(
                     counts[0] == counts[1],
-                    f"{run.name}: keeps {counts[0]} children of a node or {counts[1]}, depending on which tokens were drawn "
-                    "there; that biases what is emitted",
+                    f"{run.name}: keeps {counts[0]} children of a node or {counts[1]}, depending on which tokens were "
+                    "drawn there; that biases what is emitted",
                 )
 
 
@@ -189,7 +206,9 @@ def _kept(run: _Run, tree: Tree, weights: Tensor) -> list[int]:
     """How many children the nodes with this draft distribution have."""
     assert tree.logq is not None
     children = _children(tree)
-    same = [node for node in range(len(children)) if torch.allclose(tree.logq[0, node].double().exp(), weights, atol=1e-6)]
+    same = [
+        node for node in range(len(children)) if torch.allclose(tree.logq[0, node].double().exp(), weights, atol=1e-6)
+    ]
     return sorted(len(children[node]) for node in same if children[node])
 
 
@@ -207,7 +226,9 @@ class _Recorded(LiteralProposal):
         shapes = f"got {slots.dtype} {tuple(slots.shape)} and {tokens.dtype} {tuple(tokens.shape)}"
         good = slots.dtype == tokens.dtype == torch.long and slots.shape == tokens.shape and slots.ndim == 2
         expect(good, f"expand: expected int64 slots and tokens of one shape [B, n], {shapes}")
-        expect(int(slots.min()) >= 0 and int(slots.max()) < len(self.slots[0]), f"expand: no such slot: {slots.tolist()}")
+        expect(
+            int(slots.min()) >= 0 and int(slots.max()) < len(self.slots[0]), f"expand: no such slot: {slots.tolist()}"
+        )
         expect(int(tokens.min()) >= 0 and int(tokens.max()) < VOCAB, f"expand: not a token: {tokens.tolist()}")
         return super().expand(slots, tokens)
 

@@ -273,8 +273,8 @@ def _check_law(judge: _Judge) -> None:
                     distance = _distance(judge, laws_of(case, vocab), parents, draws)
                 expect(
                     distance < TOLERANCE,
-                    f"{what}: declared lossless, but the law of the emitted tokens is {distance:.3g} in total variation "
-                    "away from the target's",
+                    f"{what}: declared lossless, but the law of the emitted tokens is {distance:.3g} in total "
+                    "variation away from the target's",
                 )
 
 

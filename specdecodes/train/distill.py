@@ -14,7 +14,7 @@ from specdecodes.models.interpose import install
 from specdecodes.models.loading import load_model, load_tokenizer
 from specdecodes.train.data import Document, load_documents
 from specdecodes.train.recipe import Distillation, Recipe
-from specdecodes.train.session import build_model, run_trainer
+from specdecodes.train.session import begin, build_model, pack, run_trainer
 from specdecodes.train.trainer import RecipeTrainer, check_launch, training_arguments
 
 
@@ -103,16 +103,19 @@ def distill(
     dtype = "auto" if torch.cuda.is_available() else torch.float32
     teacher = load_model(source, "target", torch.device("cpu"), dtype)
     tokenizer = load_tokenizer(source, source)
+    blocks = pack(recipe, tokenizer, ([*documents, *(answers or [])], held_out))
     torch.manual_seed(recipe.training.seed)
     # The target's own size: it may be padded beyond the tokenizer's.
     model = build_model(recipe.model, tokenizer, teacher.get_output_embeddings().out_features)
+    arguments = training_arguments(recipe.training, output, evaluate=recipe.training.held_out > 0)
+    begin(recipe, blocks[0], arguments)
     return run_trainer(
         DistillTrainer,
         recipe,
         model,
         tokenizer,
-        ([*documents, *(answers or [])], held_out),
-        training_arguments(recipe.training, output, evaluate=recipe.training.held_out > 0),
+        blocks,
+        arguments,
         teacher=teacher,
         distillation=recipe.distillation,
     )

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 from specdecodes.models.loading import load_tokenizer
 from specdecodes.train.blocks import render
-from specdecodes.train.data import Document, load_documents
+from specdecodes.train.data import load_documents
 from specdecodes.train.recipe import Recipe
-from specdecodes.train.session import build_model, run_trainer
+from specdecodes.train.session import begin, build_model, pack, run_trainer
 from specdecodes.train.tokenizer import train_tokenizer
 from specdecodes.train.trainer import RecipeTrainer, check_launch, training_arguments
 
@@ -36,22 +34,26 @@ def pretrain(
     check_launch(recipe.training)
     documents = load_documents(recipe, data)
     arguments = training_arguments(recipe.training, output, evaluate=recipe.training.held_out > 0)
-    if tokenizer_from is not None:
-        tokenizer = load_tokenizer(None, tokenizer_from)
-    else:
-        with arguments.main_process_first(desc="tokenizer"):
-            tokenizer = _own_tokenizer(output / "tokenizer", documents[0], recipe.tokenizer.vocab_size)
-    torch.manual_seed(recipe.training.seed)
-    model = build_model(recipe.model, tokenizer, len(tokenizer))
-    return run_trainer(RecipeTrainer, recipe, model, tokenizer, documents, arguments)
+    own = output / "tokenizer"
+    with arguments.main_process_first(desc="tokenizer"):
+        if tokenizer_from is not None:
+            tokenizer = load_tokenizer(None, tokenizer_from)
+        elif own.exists():
+            tokenizer = load_tokenizer(None, str(own))
+        else:
+            texts = (render(document, "") for document in documents[0])
+            tokenizer = train_tokenizer(texts, recipe.tokenizer.vocab_size)
+        blocks = pack(recipe, tokenizer, documents)
+        torch.manual_seed(recipe.training.seed)
+        model = build_model(recipe.model, tokenizer, len(tokenizer))
+        begin(recipe, blocks[0], arguments)
+        if tokenizer_from is None and not own.exists():
+            _save_whole(tokenizer, own)
+    return run_trainer(RecipeTrainer, recipe, model, tokenizer, blocks, arguments)
 
 
-def _own_tokenizer(folder: Path, documents: Sequence[Document], vocab_size: int) -> Any:  # noqa: ANN401
-    """The tokenizer in ``folder``, trained and put there when there is none."""
-    if not folder.exists():
-        tokenizer = train_tokenizer((render(document, "") for document in documents), vocab_size)
-        partial = folder.with_name(".tokenizer.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        tokenizer.save_pretrained(partial)
-        partial.replace(folder)
-    return AutoTokenizer.from_pretrained(folder)
+def _save_whole(tokenizer: Any, folder: Path) -> None:  # noqa: ANN401
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    tokenizer.save_pretrained(partial)
+    partial.replace(folder)

@@ -49,6 +49,8 @@ def same_training(output: Path, recipe: Recipe, facts: Mapping[str, Any], write:
     training = vars(recipe.training).items()
     now = {f"model.{name}": value for name, value in recipe.model.items()}
     now |= {f"training.{n}": value for n, value in training if n not in ("eval_steps", "save_steps", "compile")}
+    if recipe.task == "pretrain":
+        now["tokenizer.vocab_size"] = recipe.tokenizer.vocab_size
     if recipe.distillation:
         now |= {f"distillation.{n}": value for n, value in vars(recipe.distillation).items() if n != "target"}
     now |= facts

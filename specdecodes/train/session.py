@@ -47,27 +47,56 @@ def build_model(settings: dict[str, Any], tokenizer: Any, vocab_size: int) -> Pr
     return AutoModelForCausalLM.from_config(config)
 
 
+def pack(
+    recipe: Recipe,
+    tokenizer: Any,  # noqa: ANN401
+    documents: tuple[Sequence[Document], Sequence[Document]],
+) -> tuple[Blocks, Blocks | None]:
+    """Training and held-out documents as blocks.
+
+    Raises:
+        ValueError: too little text, or a tokenizer that cannot end one.
+    """
+    if tokenizer.eos_token is None:
+        raise ValueError("tokenizer: expected one with an end-of-text token, got none")
+    block = recipe.training.block
+    blocks = Blocks(documents[0], tokenizer, block)
+    return blocks, Blocks(documents[1], tokenizer, block, "training.held_out") if recipe.training.held_out else None
+
+
+def begin(recipe: Recipe, blocks: Blocks, arguments: TrainingArguments) -> None:
+    """Write down what is trained here, or refuse a folder in which something else is; the first thing to be written.
+
+    Raises:
+        ValueError: names the first difference.
+    """
+    facts = {"data.blocks": len(blocks), "processes": arguments.world_size}
+    same_training(output_of(arguments), recipe, facts, write=arguments.process_index == 0)
+
+
+def output_of(arguments: TrainingArguments) -> Path:
+    """The folder that ``checkpoints/`` lies in."""
+    return Path(str(arguments.output_dir)).parent
+
+
 def run_trainer(
     trainer_class: type[RecipeTrainer],
     recipe: Recipe,
     model: PreTrainedModel,
     tokenizer: Any,  # noqa: ANN401
-    documents: tuple[Sequence[Document], Sequence[Document]],
+    data: tuple[Blocks, Blocks | None],
     arguments: TrainingArguments,
     **trainer_kwargs: Any,
 ) -> dict[str, Any]:
-    """Train ``model`` on the first of ``documents``, evaluate on the second, save into the folder of ``arguments``.
+    """Train ``model`` on the first of ``data``, evaluate on the second, save into the folder of ``arguments``.
 
     Returns:
         What ``training.json`` holds.
     """
-    output = Path(str(arguments.output_dir)).parent
-    log = RunLog(output / "checkpoints" / "runs.json", arguments.device, write=arguments.process_index == 0)
-    blocks, held_out = _pack(recipe, tokenizer, documents)
-    facts = {"data.blocks": len(blocks), "processes": arguments.world_size}
-    same_training(output, recipe, facts, write=arguments.process_index == 0)
+    checkpoints = output_of(arguments) / "checkpoints"
+    log = RunLog(checkpoints / "runs.json", arguments.device, write=arguments.process_index == 0)
     parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
-    start = last_checkpoint(output / "checkpoints")
+    start = last_checkpoint(checkpoints)
     state = TrainerState.load_from_json(str(start / STATE)) if start else TrainerState()
     done = start is not None and state.global_step >= arguments.max_steps
     if start is not None and done:
@@ -77,8 +106,8 @@ def run_trainer(
         recipe=recipe.training,
         model=model,
         args=arguments,
-        train_dataset=blocks,
-        eval_dataset=held_out,
+        train_dataset=data[0],
+        eval_dataset=data[1],
         callbacks=[log],
         **trainer_kwargs,
     )
@@ -89,20 +118,6 @@ def run_trainer(
     return _finish(recipe, trainer, tokenizer, log, parameters)
 
 
-def _pack(
-    recipe: Recipe,
-    tokenizer: Any,  # noqa: ANN401
-    documents: tuple[Sequence[Document], Sequence[Document]],
-) -> tuple[Blocks, Blocks | None]:
-    if tokenizer.eos_token is None:
-        raise ValueError("tokenizer: expected one with an end-of-text token, got none")
-    block = recipe.training.block
-    blocks = Blocks(documents[0], tokenizer, block)
-    if not recipe.training.held_out:
-        return blocks, None
-    return blocks, Blocks(documents[1], tokenizer, block, "training.held_out")
-
-
 def _finish(
     recipe: Recipe,
     trainer: RecipeTrainer,
@@ -111,7 +126,7 @@ def _finish(
     parameters: int,
 ) -> dict[str, Any]:
     arguments, training, steps = trainer.args, recipe.training, trainer.state.global_step
-    output = Path(str(arguments.output_dir)).parent
+    output = output_of(arguments)
     history = list(trainer.state.log_history)
     blocks: Any = trainer.train_dataset
     metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}

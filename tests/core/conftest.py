@@ -65,7 +65,7 @@ def prompt():
 
 
 class Pieces:
-    """A tokenizer whose tokens are byte strings: text that ends inside a character decodes to U+FFFD, as in byte-level BPE."""
+    """A tokenizer whose tokens are byte strings: half a character decodes to U+FFFD, as in byte-level BPE."""
 
     chat_template = None
     eos_token_id = None

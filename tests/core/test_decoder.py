@@ -123,7 +123,9 @@ def test_a_draft_equal_to_the_target_is_always_accepted(decoder, prompt, name):
     verifier, _ = SAMPLERS[name]
     if name == "token-match":
         pytest.skip("it draws for itself, whatever the draft would have been")
-    out = decoder(noise(1), depth=3, sampling=verifier()).generate(prompt, max_new_tokens=LENGTH, temperature=1.0, seed=0)
+    out = decoder(noise(1), depth=3, sampling=verifier()).generate(
+        prompt, max_new_tokens=LENGTH, temperature=1.0, seed=0
+    )
     assert set(out.accept_lengths[:-1]) == {4}
 
 
@@ -163,12 +165,20 @@ def test_generations_follow_each_other_without_a_trace(decoder, prompt):
 
 REFUSED = [
     (torch.zeros(1, 0, dtype=torch.long), {}, "prompt: expected at least one token, got an empty prompt"),
-    (torch.zeros(3, dtype=torch.long), {}, r"prompt: expected int64 token ids \[B, L\], got torch.int64 of shape \(3,\)"),
+    (
+        torch.zeros(3, dtype=torch.long),
+        {},
+        r"prompt: expected int64 token ids \[B, L\], got torch.int64 of shape \(3,\)",
+    ),
     (torch.zeros(1, 3), {}, r"prompt: expected int64 token ids \[B, L\], got torch.float32"),
     (torch.tensor([[0, 32]]), {}, "prompt: expected token ids 0 to 31, got 0 to 32"),
     (torch.tensor([[-1]]), {}, "prompt: expected token ids 0 to 31, got -1 to -1"),
     ("text", {}, r"prompt: expected token ids \[B, L\], got text; this decoder has no tokenizer"),
-    (torch.tensor([[0]]), dict(temprature=1.0), "generate: unknown setting 'temprature'; known: max_new_tokens, temperature"),
+    (
+        torch.tensor([[0]]),
+        dict(temprature=1.0),
+        "generate: unknown setting 'temprature'; known: max_new_tokens, temperature",
+    ),
     (torch.tensor([[0]]), dict(stop=["x"]), "stop: stop strings need a tokenizer"),
     (torch.tensor([[0]]), dict(max_new_tokens=0), "max_new_tokens: expected at least 1, got 0"),
 ]
@@ -200,7 +210,7 @@ def test_several_rows_are_refused():
 def test_a_mode_that_cannot_sample_says_so_before_it_starts(decoder, prompt):
     made = decoder(counting)
     made.sampling = "no verifier fits"
-    with pytest.raises(ValueError, match="mode 'literal' cannot decode at temperature 0.7: no verifier fits"):
+    with pytest.raises(ValueError, match=r"mode 'literal' cannot decode at temperature 0\.7: no verifier fits"):
         made.generate(prompt, temperature=0.7)
     assert made.target.committed == []
 

@@ -32,7 +32,9 @@ def stock(family, dtype, prompt_length):
     """What ``model.generate`` of stock transformers says."""
     prompt = toy_prompt(prompt_length, 48, family)
     model = toy_model(family, dtype=dtype)
-    out = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=LENGTH, do_sample=False, pad_token_id=0)
+    out = model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=LENGTH, do_sample=False, pad_token_id=0
+    )
     return out[0, prompt_length:].tolist()
 
 
@@ -128,5 +130,7 @@ def test_a_draft_may_be_of_another_family_and_unlike():
     prompt = toy_prompt(7, 48)
     for target, draft in (("llama", "bamba"), ("mamba2", "llama"), ("bamba", "mamba2")):
         model = toy_model(target, dtype=torch.float64)
-        out = load(model, toy_model(draft, seed=1, dtype=torch.float64), "stree").generate(prompt, max_new_tokens=LENGTH)
+        out = load(model, toy_model(draft, seed=1, dtype=torch.float64), "stree").generate(
+            prompt, max_new_tokens=LENGTH
+        )
         assert out.tokens == load(model, mode="naive").generate(prompt, max_new_tokens=LENGTH).tokens

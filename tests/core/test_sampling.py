@@ -62,7 +62,9 @@ def by_hand(row, prefix, settings):
     """One row, step by step, as the papers define the cuts."""
     row = row.clone()
     for token in set(prefix):
-        row[token] = row[token] * settings.repetition_penalty if row[token] < 0 else row[token] / settings.repetition_penalty
+        row[token] = (
+            row[token] * settings.repetition_penalty if row[token] < 0 else row[token] / settings.repetition_penalty
+        )
     if settings.greedy:
         return row
     row = row / settings.temperature
@@ -133,7 +135,9 @@ def test_real_coins_and_categories_have_their_law():
     rng = Rng(0)
     assert abs(sum(rng.bernoulli(0.3) for _ in range(5000)) / 5000 - 0.3) < 0.03
     assert not any(rng.bernoulli(0.0) for _ in range(100)) and all(rng.bernoulli(1.0) for _ in range(100))
-    counts = torch.bincount(torch.tensor([rng.categorical(torch.tensor([2.0, 0.0, 6.0])) for _ in range(5000)]), minlength=3)
+    counts = torch.bincount(
+        torch.tensor([rng.categorical(torch.tensor([2.0, 0.0, 6.0])) for _ in range(5000)]), minlength=3
+    )
     assert counts[1] == 0 and abs(float(counts[2]) / 5000 - 0.75) < 0.03
 
 

@@ -126,8 +126,27 @@ def test_max_new_tokens_is_exact(decoder, script, prompt, tree):
         assert made.target.committed == [[0, *range(1, count)]]
 
 
-WORDS = [" ", "a", "b", "E", "N", "D", "EN", "DE", "ND.", "END", "xEN", "Dx", "\n", "\n\n", *(bytes([i]) for i in "é漢🙂".encode())]
-BYTES = {character: [14 + at for at in range(start, start + len(character.encode()))] for character, start in (("é", 0), ("漢", 2), ("🙂", 5))}
+WORDS = [
+    " ",
+    "a",
+    "b",
+    "E",
+    "N",
+    "D",
+    "EN",
+    "DE",
+    "ND.",
+    "END",
+    "xEN",
+    "Dx",
+    "\n",
+    "\n\n",
+    *(bytes([i]) for i in "é漢🙂".encode()),
+]
+BYTES = {
+    character: [14 + at for at in range(start, start + len(character.encode()))]
+    for character, start in (("é", 0), ("漢", 2), ("🙂", 5))
+}
 
 STOPPED = {
     "one token": ([1, 9, 1, 1], ("END",), 2, "a"),

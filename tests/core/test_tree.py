@@ -69,13 +69,22 @@ def ids(*rows):
 
 CHAIN = ids([-1, 0, 1])
 WRONG = {
-    "tokens of float": (dict(tokens=torch.zeros(1, 3), parents=CHAIN), r"Tree.tokens: .*int64.*got torch.float32 of shape \(1, 3\)"),
-    "tokens without rows": (dict(tokens=torch.tensor([1, 2, 3]), parents=CHAIN), r"Tree.tokens: expected .* \[B, T\], got .*\(3,\)"),
+    "tokens of float": (
+        dict(tokens=torch.zeros(1, 3), parents=CHAIN),
+        r"Tree.tokens: .*int64.*got torch.float32 of shape \(1, 3\)",
+    ),
+    "tokens without rows": (
+        dict(tokens=torch.tensor([1, 2, 3]), parents=CHAIN),
+        r"Tree.tokens: expected .* \[B, T\], got .*\(3,\)",
+    ),
     "a list": (dict(tokens=[[1, 2, 3]], parents=CHAIN), "Tree.tokens: expected .* got list"),
     "no node": (dict(tokens=torch.zeros(1, 0, dtype=torch.long), parents=CHAIN), "Tree.tokens: expected a non-empty"),
     "another shape": (dict(parents=ids([-1, 0])), r"Tree.parents: expected the shape of tokens \(1, 3\), got \(1, 2\)"),
     "no root": (dict(parents=ids([0, 0, 1])), "Tree.parents: row 0: expected -1 at the root .*got 0"),
-    "two roots": (dict(parents=ids([-1, 0, -1])), "Tree.parents: row 0: node 2 is a second root; expected a parent from 0 to 1"),
+    "two roots": (
+        dict(parents=ids([-1, 0, -1])),
+        "Tree.parents: row 0: node 2 is a second root; expected a parent from 0 to 1",
+    ),
     "own parent": (dict(parents=ids([-1, 1, 0])), "node 1 has parent 1; expected 0 to 0 .*no cycles"),
     "forward parent": (dict(parents=ids([-1, 2, 0])), "node 1 has parent 2; expected 0 to 0"),
     "negative parent": (dict(parents=ids([-1, 0, -2])), "node 2 has parent -2; expected 0 to 1"),
@@ -85,7 +94,10 @@ WRONG = {
     ),
     "no nodes": (dict(num_nodes=ids(0)), "Tree.num_nodes: row 0: expected 1 to 3, got 0"),
     "too many nodes": (dict(num_nodes=ids(4)), "Tree.num_nodes: row 0: expected 1 to 3, got 4"),
-    "num_nodes per node": (dict(num_nodes=ids(3, 3)), r"Tree.num_nodes: expected int64 of shape \(1,\), got torch.int64 \(2,\)"),
+    "num_nodes per node": (
+        dict(num_nodes=ids(3, 3)),
+        r"Tree.num_nodes: expected int64 of shape \(1,\), got torch.int64 \(2,\)",
+    ),
     "padding below a node": (dict(num_nodes=ids(2)), "padding node 2 must have parent 0, got 1"),
     "token too large": (dict(vocab_size=3), "Tree.tokens: expected token ids 0 to 2, got 1 to 3"),
     "token below 0": (dict(tokens=ids([1, -1, 3])), "Tree.tokens: expected token ids at least 0, got -1 to 3"),

@@ -195,9 +195,9 @@ class Unmarked(Static):
 TREE_BUILDERS = {
     SortedSiblings: "never dropped or re-ordered",
     DroppedChild: "never dropped or re-ordered",
-    OnlyLikely: "depending on which tokens were drawn",
+    OnlyLikely: "that biases what is emitted",
     OwnRandomness: "not drawn by state.rng.draws",
-    OtherLogq: "Tree.logq: row 0 is not the distribution",
+    OtherLogq: "Tree.logq: row 0 is not what",
     SwappedSlots: "Tree.slots: node 1",
     ForgottenSlots: "was expanded, but has slot -1",
     WrongRoot: "node 0 must be the root",

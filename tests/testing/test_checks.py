@@ -84,7 +84,9 @@ def test_index_for_depth_is_caught(monkeypatch):
         return slots[None].expand_as(positions), mask, slots
 
     monkeypatch.setattr(Target, "_place", by_index)
-    with pytest.raises(AssertionError, match=r"after the prefill, the logits of node 2 .* differ from sequential decoding"):
+    with pytest.raises(
+        AssertionError, match=r"after the prefill, the logits of node 2 .* differ from sequential decoding"
+    ):
         check_state_backend(Replay)
 
 

@@ -144,7 +144,7 @@ def test_formats_and_folder_are_checked_before_anything_is_read(
     recipe = load_recipe(make_recipe(data=entries))
     with pytest.raises(ValueError, match="data source set-prose: unknown format 'prose'; known: gpteacher, gsm8k"):
         load_documents(recipe, tmp_path)
-    with pytest.raises(FileNotFoundError, match="--data: expected a folder, got .*absent; no such folder"):
+    with pytest.raises(FileNotFoundError, match=r"--data: expected a folder, got .*absent; no such folder"):
         load_documents(load_recipe(make_recipe()), tmp_path / "absent")
 
 
@@ -156,7 +156,9 @@ def test_hub_out_of_reach_names_the_way_out(error: Exception, monkeypatch: pytes
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(ValueError, match=r"ours: cannot load some/set \(.*\); give a folder that holds x\.jsonl") as caught:
+    with pytest.raises(
+        ValueError, match=r"ours: cannot load some/set \(.*\); give a folder that holds x\.jsonl"
+    ) as caught:
         read_source(source("text", hub="some/set"), None)
     assert "\n" not in str(caught.value)
 

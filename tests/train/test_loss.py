@@ -134,9 +134,7 @@ def test_trainer_gives_both_models_the_same_tokens_and_trains_one(
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in draft.parameters())
 
 
-def test_weight_decay_of_adamw_spares_vectors(
-    models: tuple[PreTrainedModel, PreTrainedModel], tmp_path: Path
-) -> None:
+def test_weight_decay_of_adamw_spares_vectors(models: tuple[PreTrainedModel, PreTrainedModel], tmp_path: Path) -> None:
     trainer = make_trainer(models, tmp_path)
     decayed = set(trainer.get_decay_parameter_names(models[1]))
     assert decayed == {name for name, p in models[1].named_parameters() if p.ndim > 1}

@@ -153,9 +153,7 @@ def test_settings_of_every_supported_family_are_known(family: str, tokenizer: Pr
     ],
     ids=["unknown", "unsupported", "encoder-decoder", "sizes", "type", "vocabulary"],
 )
-def test_model_that_cannot_be_built(
-    settings: dict[str, Any], message: str, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_model_that_cannot_be_built(settings: dict[str, Any], message: str, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ValueError, match=rf"^\[model\]: .*{message}") as caught:
         build_model(settings, tokenizer, 300)
     assert "\n" not in str(caught.value)

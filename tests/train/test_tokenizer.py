@@ -22,7 +22,7 @@ TEXTS = [
 ]
 CHAT: Document = [
     {"role": "system", "content": "Be brief."},
-    {"role": "user", "content": "  Wie heißt\n\nτο όνομα σου?\t"},
+    {"role": "user", "content": "  Zażółć\n\ngęślą jaźń?\t"},
     {"role": "assistant", "content": "12 + 34 = 46 🙂\n"},
 ]
 
@@ -70,7 +70,7 @@ def test_chat_template_renders_what_the_model_was_trained_on(document: Document,
 
 
 def test_rendered_chat_is_spelled_out() -> None:
-    assert render(CHAT[:2], END) == f"{SYSTEM}Be brief.{END}{USER}Wie heißt\n\nτο όνομα σου?{END}"
+    assert render(CHAT[:2], END) == f"{SYSTEM}Be brief.{END}{USER}Zażółć\n\ngęślą jaźń?{END}"
     assert render([{"role": "text", "content": " To be\n\n"}], END) == f" To be\n\n{END}"
 
 
@@ -81,7 +81,7 @@ def test_a_foreign_tokenizer_brings_its_own_template(tokenizer: PreTrainedTokeni
     assert text_of(CHAT[:1], foreign) == "[system] Be brief."
     assert text_of(text, foreign) == f"To be{END}"
     foreign.chat_template = None
-    assert text_of(CHAT[:2], foreign) == f"Be brief.\n\n  Wie heißt\n\nτο όνομα σου?\t{END}"
+    assert text_of(CHAT[:2], foreign) == f"Be brief.\n\n  Zażółć\n\ngęślą jaźń?\t{END}"
     foreign.chat_template = "{{ raise_exception('no system role') }}"
     with pytest.raises(ValueError, match=r"chat template refuses the roles system \(no system role\)"):
         text_of(CHAT[:1], foreign)
@@ -102,5 +102,7 @@ def test_blocks_hold_every_document_in_order(tokenizer: PreTrainedTokenizerFast)
 
 
 def test_too_little_for_one_block_is_said(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ValueError, match=r"training.held_out: expected at least one block of 64 tokens, got \d tokens in 1"):
+    with pytest.raises(
+        ValueError, match=r"training.held_out: expected at least one block of 64 tokens, got \d tokens in 1"
+    ):
         Blocks([[{"role": "text", "content": "hi"}]], tokenizer, 64, "training.held_out")

@@ -166,6 +166,13 @@ def test_no_candidates_below_a_missing_token_and_after_news() -> None:
     assert tokens[0, 1].tolist() == [0, 1]
 
 
+def test_no_slots_no_answers() -> None:
+    proposal = Ngram(context()).propose(state_of([0, 0]))
+    none = torch.zeros(1, 0, dtype=torch.long)
+    assert proposal.expand(none, none).shape == (1, 0)
+    assert [t.shape for t in proposal.topk(none, 3)] == [(1, 0, 3)] * 2
+
+
 def test_rows_have_their_own_context() -> None:
     rows = [sequence(30, 1), sequence(17, 2)]
     proposal = Ngram(context()).propose(state_of(*rows))

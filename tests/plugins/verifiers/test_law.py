@@ -54,7 +54,12 @@ def rule(name, vocab):
 def decode_law(verifier, builder, draws, params, vocab, length, steps_only=False):
     """(law of the first ``length`` new tokens, the target's own), over all outcomes of whole decodes."""
     target = LiteralTarget(rule("target", vocab), vocab)
-    plugins = {"drafter": LiteralDrafter(rule("draft", vocab)), "tree": builder, "state": Replay(), "verifier": verifier}
+    plugins = {
+        "drafter": LiteralDrafter(rule("draft", vocab)),
+        "tree": builder,
+        "state": Replay(),
+        "verifier": verifier,
+    }
     hooks, settings = Hooks(plugins), SamplingParams(max_new_tokens=length, **params)
 
     def decode(rng):
@@ -179,7 +184,9 @@ def test_a_token_the_draft_could_not_have_drawn_is_judged_by_the_target():
     tree = Tree(torch.tensor([[0, 1]]), torch.tensor([[-1, 0]]), logq=logq, draws="iid")
     for p, accepted in ((0.4, 1), (0.0, 0)):
         logp = torch.tensor([[[1 - p, p], [1.0, 0.0]]], dtype=torch.float64).log()
-        outcomes = {int(verdict.num_accepted) for _, verdict in explore(lambda rng, x=logp: MultiStep().accept(x, tree, rng))}
+        outcomes = {
+            int(verdict.num_accepted) for _, verdict in explore(lambda rng, x=logp: MultiStep().accept(x, tree, rng))
+        }
         assert outcomes == {accepted}
 
 
@@ -207,7 +214,9 @@ def test_several_rows_are_judged_apart():
     alone = []
     for row, tree in enumerate(trees):
         law = {}
-        for weight, verdict in explore(lambda rng, row=row, tree=tree: MultiStep().accept(logp[row : row + 1], tree, rng)):
+        for weight, verdict in explore(
+            lambda rng, row=row, tree=tree: MultiStep().accept(logp[row : row + 1], tree, rng)
+        ):
             key = (int(verdict.num_accepted), int(verdict.bonus))
             law[key] = law.get(key, 0.0) + weight
         alone.append(law)

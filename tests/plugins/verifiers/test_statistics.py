@@ -56,7 +56,9 @@ def p_value(decoder):
             rest = [a + b for a, b in zip(rest, cell, strict=True)]
     cells += [rest] if rest[1] > 0 else []
     statistic = sum((found - expected) ** 2 / expected for found, expected in cells)
-    return float(torch.special.gammaincc(torch.tensor((len(cells) - 1) / 2).double(), torch.tensor(statistic / 2).double()))
+    return float(
+        torch.special.gammaincc(torch.tensor((len(cells) - 1) / 2).double(), torch.tensor(statistic / 2).double())
+    )
 
 
 def make(**settings):
