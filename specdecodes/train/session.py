@@ -127,7 +127,8 @@ def _finish(
 ) -> dict[str, Any]:
     arguments, training, steps = trainer.args, recipe.training, trainer.state.global_step
     output = output_of(arguments)
-    history = list(trainer.state.log_history)
+    # Without the Trainer's closing entry, whose means leave out what came before a resume.
+    history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
     blocks: Any = trainer.train_dataset
     metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
     weights = _weights(trainer)

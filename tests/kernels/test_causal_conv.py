@@ -174,14 +174,15 @@ def test_advance_conv(with_bias: bool, activation: str | None, dtype: torch.dtyp
 
 
 def test_bfloat16_is_summed_in_float32() -> None:
-    """Only the result is rounded: the error is half a unit in the last place, whatever the terms."""
-    weight = torch.tensor([[1.0, 1.0, 1.0, 1.0]], dtype=torch.bfloat16)
-    terms = torch.tensor([[[256.0, 1.0, 1.0, -256.0]]], dtype=torch.bfloat16)  # 256 + 1 is 256 in bfloat16
-    index = torch.tensor([[[4, 5, 6, 7]]])
+    """Only the result is rounded: neither the products nor partial sums are."""
+    a, c = 1 + 2**-7, 1 + 2**-6  # a * a = c + 2**-14, which bfloat16 rounds to c
+    weight = torch.tensor([[a, 1, 1, 1]], dtype=torch.bfloat16)
+    inputs = torch.tensor([[[a, -c, 256.0, -256.0]]], dtype=torch.bfloat16)
+    index = torch.tensor([[[4, 5, 6, 7]]]).repeat(1, 4, 1)
     window = torch.zeros(1, 1, 4, dtype=torch.bfloat16)
-    assert tree_conv(terms, window, index.repeat(1, 4, 1), weight, None, None).float().tolist() == [[[2.0] * 4]]
-    assert window_conv(terms[0], weight, None, None).item() == 2.0
-    assert advance_conv(F.pad(terms[0, :, :3], (1, 0)), terms[0, :, 3], weight, None, None).item() == 2.0
+    assert tree_conv(inputs, window, index, weight, None, None).tolist() == [[[2**-14] * 4]]
+    assert window_conv(inputs[0], weight, None, None).item() == 2**-14
+    assert advance_conv(F.pad(inputs[0, :, :3], (1, 0)), inputs[0, :, 3], weight, None, None).item() == 2**-14
 
 
 def test_unknown_activation() -> None:

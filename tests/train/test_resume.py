@@ -186,8 +186,9 @@ def test_folder_of_another_training_is_refused(before: str, after: str, named: s
 
 def test_how_often_to_save_may_change(copied: Path, data: Path) -> None:
     recipe = copied / "recipe.toml"
-    recipe.write_text(recipe.read_text(encoding="utf-8") + "\nsave_steps = 7\neval_steps = 7", encoding="utf-8")
-    assert "save_steps = 7" in recipe.read_text(encoding="utf-8").split("[training]")[1].split("[")[0]
+    changed = recipe.read_text(encoding="utf-8").replace("lr = 0.1", "lr = 0.1\nsave_steps = 7\neval_steps = 7")
+    recipe.write_text(changed, encoding="utf-8")
+    assert load_recipe(recipe).training.save_steps == 7
     assert pretrain(load_recipe(recipe), copied / "out", data)["steps"] == 4
 
 
