@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -177,7 +177,7 @@ def _stub(target: Target) -> None:
     def commit(path: Tensor) -> None:
         target._scored = target._in_flight = None
 
-    target._forward_tree = forward_tree
+    target._forward_tree = cast("Any", forward_tree)
     target.commit = commit  # type: ignore[method-assign]
     if isinstance(target, SlotRunner):
         target._forward_expand = lambda current, ids, *where: prepared[:, : ids.shape[1]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -88,8 +88,9 @@ class LogitsPipeline:
                 warpers.append(TopPLogitsWarper(params.top_p))
             if params.min_p:
                 warpers.append(MinPLogitsWarper(params.min_p))
-        self._by_prefix = by_prefix
-        self._warpers = warpers
+        # transformers annotates its processors with the old per-dtype tensor classes, which no tensor is.
+        self._by_prefix: Any = by_prefix
+        self._warpers: Any = warpers
 
     @property
     def needs_prefix(self) -> bool:

@@ -227,5 +227,6 @@ def _check_row(row: int, parents: list[int], num_nodes: int, count: int) -> None
             )
         elif not 0 <= parent < node:
             raise ValueError(
-                f"Tree.parents: row {row}: node {node} has parent {parent}; expected 0 to {node - 1} (parents come first, no cycles)"
+                f"Tree.parents: row {row}: node {node} has parent {parent}; expected 0 to {node - 1} "
+                "(parents come first, no cycles)"
             )

@@ -41,6 +41,6 @@ class DensePass:
         **_: Any,
     ) -> Any:  # noqa: ANN401 - a tensor or a pair, as in stock
         """[B, T, H, P] to [B, T, H, P], with the final state [B, H, P, N] when asked for."""
-        steps = discretize(dt, dt_bias, tuple(dt_limit), dt_softplus)
+        steps = discretize(dt, dt_bias, dt_limit, dt_softplus)
         y, state = chunk_scan(hidden_states, steps, A, B, C, D, initial_states)
         return (y, state) if return_final_states else y

@@ -60,13 +60,14 @@ def check_supported(config: Any) -> None:  # noqa: ANN401 - a transformers confi
     limit = getattr(config, "time_step_limit", None)
     if limit is not None and tuple(limit) != (0.0, float("inf")):
         raise ValueError(
-            f"model: time_step_limit {tuple(limit)} is not supported: stock {kind} clamps step sizes in a sequence but not "
-            "in one-token steps, so the model disagrees with itself; expected (0.0, inf)"
+            f"model: time_step_limit {tuple(limit)} is not supported: stock {kind} clamps step sizes in a sequence "
+            "but not in one-token steps, so the model disagrees with itself; expected (0.0, inf)"
         )
     attention = getattr(config, "_attn_implementation", None) or ""
     if "flash" in attention:
         raise ValueError(
-            f"model: attention {attention!r} cannot take a tree mask; load the model with attn_implementation='sdpa' or 'eager'"
+            f"model: attention {attention!r} cannot take a tree mask; "
+            "load the model with attn_implementation='sdpa' or 'eager'"
         )
 
 

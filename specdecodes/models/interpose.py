@@ -11,6 +11,7 @@ a ``contextvars.ContextVar``.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 import threading
@@ -25,8 +26,11 @@ from torch import Tensor, nn
 class Pass(Protocol):
     """What serves the rebound ops during one forward: a method per op, named after it; what it lacks stays stock."""
 
-    def causal_conv1d_fn(self, *args: Any, **kwargs: Any) -> Tensor: ...
-    def mamba2_chunk_scan(self, *args: Any, **kwargs: Any) -> Any: ...  # noqa: ANN401
+    def causal_conv1d_fn(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Convolve [B, C, T]."""
+
+    def mamba2_chunk_scan(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Scan [B, T, H, P]."""
 
 
 OPS: dict[str, tuple[str, ...]] = {
@@ -91,11 +95,10 @@ def install(model: nn.Module) -> set[str]:
 
 
 def _dispatcher(name: str, stock: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(stock)  # keeps inspect.signature truthful
     def dispatch(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the op's own signature
         current = _active.current
         serve = stock if current is None else getattr(current, name, stock)
         return serve(*args, **kwargs)
 
-    dispatch.__name__ = dispatch.__qualname__ = name
-    dispatch.__wrapped__ = stock  # type: ignore[attr-defined] - keeps inspect.signature truthful
     return dispatch

@@ -17,7 +17,6 @@ from specdecodes.core.tree import Topology, Tree
 from specdecodes.models.interpose import serving
 from specdecodes.models.passes import ExpandPass
 from specdecodes.models.target import Target
-from specdecodes.plugins.states.copy import StateCopy
 
 CATCH_UP = 2
 """Tokens of a catch-up forward: at most one accepted node that was never expanded, and the root."""
@@ -39,6 +38,8 @@ class SlotRunner(Target):
         compile: bool = False,
         max_length: int | None = None,
     ) -> None:
+        from specdecodes.plugins.states.copy import StateCopy  # the plugins import this module
+
         super().__init__(model, backend=StateCopy(), compile=compile, max_length=max_length)
         self.max_slots = max_slots
         self.tokens_run = 0

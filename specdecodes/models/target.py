@@ -119,7 +119,8 @@ class Target:
         """
         if rows != 1:
             raise ValueError(
-                f"prompt: expected one row (B = 1), got {rows}; batches are not supported yet, decode the rows one by one"
+                f"prompt: expected one row (B = 1), got {rows}; batches are not supported yet, "
+                "decode the rows one by one"
             )
         for name, limit in (
             ("the model allows", self.signature.max_positions),
@@ -128,8 +129,8 @@ class Target:
         ):
             if limit is not None and prompt + new > limit:
                 raise ValueError(
-                    f"prompt: {prompt} tokens and max_new_tokens {new} make {prompt + new}, but {name} {limit} positions; "
-                    "shorten the prompt or lower max_new_tokens"
+                    f"prompt: {prompt} tokens and max_new_tokens {new} make {prompt + new}, "
+                    f"but {name} {limit} positions; shorten the prompt or lower max_new_tokens"
                 )
 
     # -- the three calls ------------------------------------------------------------------------------------------
@@ -196,7 +197,7 @@ class Target:
 
     @property
     def kept(self) -> Any:  # noqa: ANN401 - depends on the back-end
-        """What scoring kept, one entry per stack: (inputs [layers, B, T, C], dt [layers, B, T, H]) or (windows, states)."""
+        """What scoring kept, per stack: (inputs [layers, B, T, C], dt [layers, B, T, H]) or (windows, states)."""
         return self._kept
 
     @property

@@ -85,12 +85,18 @@ def _config(family: str, vocab_size: int) -> PreTrainedConfig:
         "bos_token_id": 1,
         "eos_token_id": None,
     }
-    attention = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
+    attention: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
     if family == "llama":
         return LlamaConfig(**common, **attention, num_hidden_layers=2, max_position_embeddings=4096)
     if family == "mamba2":
-        sizes = {"num_heads": 8, "head_dim": 8, "state_size": 12, "n_groups": 2, "num_hidden_layers": 2}
+        sizes: dict[str, Any] = {"num_heads": 8, "head_dim": 8, "state_size": 12, "n_groups": 2, "num_hidden_layers": 2}
         return Mamba2Config(**common, **sizes, chunk_size=8)  # the stock scan pads to whole chunks
-    mamba = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 12, "mamba_n_groups": 2, "mamba_chunk_size": 8}
-    layers = {"num_hidden_layers": 3, "attn_layer_indices": [1], "max_position_embeddings": 4096}
+    mamba: dict[str, Any] = {
+        "mamba_n_heads": 8,
+        "mamba_d_head": 8,
+        "mamba_d_state": 12,
+        "mamba_n_groups": 2,
+        "mamba_chunk_size": 8,
+    }
+    layers: dict[str, Any] = {"num_hidden_layers": 3, "attn_layer_indices": [1], "max_position_embeddings": 4096}
     return BambaConfig(**common, **attention, **mamba, **layers)

@@ -131,7 +131,7 @@ class _Trial:
     def __enter__(self) -> _Trial:
         self._before = [value.clone() for value in (self.logits, *_values(self.tree))]
         self._committed = [list(row) for row in self.target.committed]
-        self.target.score = lambda _: self.logits  # type: ignore[method-assign]
+        self.target.score = lambda tree: self.logits  # type: ignore[method-assign]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -238,7 +238,8 @@ def _random_tree(
         if seed % 4 >= 2 and draws == "none":
             tree = _following(tree, rule)
         trees.append(with_padding(tree, 8, best))
-    return Tree(*(torch.cat(field) for field in zip(*(_fields(tree) for tree in trees), strict=True)), draws=draws)  # type: ignore[arg-type]
+    tokens, above, num_nodes, slots, logq = (torch.cat(f) for f in zip(*(_fields(t) for t in trees), strict=True))
+    return Tree(tokens, above, num_nodes, slots, logq, draws)
 
 
 def _parent(judge: _Judge, node: int, source: torch.Generator) -> int:

@@ -40,17 +40,11 @@ def build_table(
     """
     if answer_weight < 1:
         raise ValueError(f"answer_weight: expected at least 1, got {answer_weight}")
-    source = resolve(target)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n", 1)[0]
-        raise ValueError(f"--target: expected a model with a tokenizer, got {target!r} ({reason})") from error
+    tokenizer, vocab_size = _vocabulary(target)
     documents, _ = load_documents(recipe, data)
     texts = [text_of(document, tokenizer) for document in [*documents, *list(answers) * answer_weight]]
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    table = NgramTable.build(ids, config.get_text_config().vocab_size, max_bytes=max_bytes)
+    table = NgramTable.build(ids, vocab_size, max_bytes=max_bytes)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(output.name + ".partial")
     table.save(partial)
@@ -64,3 +58,15 @@ def build_table(
         "bytes": output.stat().st_size,
         "output": str(output),
     }
+
+
+def _vocabulary(target: str) -> tuple[Any, int]:
+    """The target's tokenizer and the size of its vocabulary (that of its embeddings, which may be padded)."""
+    source = resolve(target)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise ValueError(f"--target: expected a model with a tokenizer, got {target!r} ({reason})") from error
+    return tokenizer, config.get_text_config().vocab_size

@@ -20,7 +20,7 @@ def discretize(dt: Tensor, dt_bias: Tensor | None, limit: tuple[float, float], s
         dt = dt + dt_bias.to(dt.dtype)
     if softplus:
         dt = F.softplus(dt)
-    if limit != (0.0, float("inf")):
+    if tuple(limit) != (0.0, float("inf")):  # a config may hold a list
         dt = dt.clamp(*limit)
     return dt
 

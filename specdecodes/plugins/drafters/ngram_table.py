@@ -103,15 +103,7 @@ class NgramTable:
         Raises:
             ValueError: a setting or a token id out of range, no pair of tokens in the documents.
         """
-        if not 1 <= vocab_size <= MAX_VOCAB:
-            raise ValueError(f"vocab_size: expected 1 to {MAX_VOCAB}, got {vocab_size}")
-        if not 1 <= len(min_counts) <= MAX_ORDER or min(min_counts) < 1 or list(min_counts) != sorted(min_counts):
-            # A context needs its shorter suffix, which is at least as frequent.
-            raise ValueError(f"min_counts: expected 1 to {MAX_ORDER} counts of at least 1, ascending, got {min_counts}")
-        if not 1 <= max_successors <= 255:
-            raise ValueError(f"max_successors: expected 1 to 255, got {max_successors}")
-        if max_bytes < 2 * _HEADER:
-            raise ValueError(f"max_bytes: expected at least {2 * _HEADER}, got {max_bytes}")
+        _check_settings(vocab_size, min_counts, max_successors, max_bytes)
         levels = trim(count(documents, vocab_size, min_counts, max_successors), vocab_size, max_bytes - _HEADER)
         surprise = -_LEVELS * np.log(np.concatenate([level.probabilities for level in levels]))
         return cls(
@@ -201,3 +193,15 @@ class NgramTable:
         for name in ("context_tokens", "successors"):
             if int(getattr(self, name).max(initial=0)) >= self.vocab_size:
                 raise ValueError(f"{name}: expected ids below {self.vocab_size}")
+
+
+def _check_settings(vocab_size: int, min_counts: Sequence[int], max_successors: int, max_bytes: int) -> None:
+    if not 1 <= vocab_size <= MAX_VOCAB:
+        raise ValueError(f"vocab_size: expected 1 to {MAX_VOCAB}, got {vocab_size}")
+    if not 1 <= len(min_counts) <= MAX_ORDER or min(min_counts) < 1 or list(min_counts) != sorted(min_counts):
+        # A context needs its shorter suffix, which is at least as frequent.
+        raise ValueError(f"min_counts: expected 1 to {MAX_ORDER} counts of at least 1, ascending, got {min_counts}")
+    if not 1 <= max_successors <= 255:
+        raise ValueError(f"max_successors: expected 1 to 255, got {max_successors}")
+    if max_bytes < 2 * _HEADER:
+        raise ValueError(f"max_bytes: expected at least {2 * _HEADER}, got {max_bytes}")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Replay(StateBackend):
-    """Keep raw conv inputs and step sizes per node; jump along the accepted path in closed form (STree's activation replay)."""
+    """Keep raw conv inputs and step sizes; jump along the accepted path in closed form (STree's activation replay)."""
 
     keep = "inputs"
     capturable = True

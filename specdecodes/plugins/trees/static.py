@@ -42,7 +42,7 @@ class Static:
 
     @hookimpl
     def build_tree(self, state: DecodeState, proposal: Proposal) -> Tree:
-        """Ask the proposal level by level: [B, n] slots, their K best or drawn tokens, then expand those with children."""
+        """Ask level by level: [B, n] slots, their K best or drawn tokens, then expand those with children."""
         tokens, slots, logq = [state.root], [torch.zeros_like(state.root)], None
         above = slots[0]
         for level in self._levels:

@@ -67,7 +67,7 @@ class WalkingVerifier(Verifier):
     def walk(
         self, logp: Tensor, children: Sequence[Sequence[int]], tree: Tree, row: int, rng: Rng
     ) -> tuple[list[int], int]:
-        """Walk one row: ``logp`` [T, V], ``children`` per node in draw order; returns (path from the root, bonus token)."""
+        """Walk one row: ``logp`` [T, V], ``children`` per node in draw order; returns (path from the root, bonus)."""
         raise NotImplementedError
 
 

@@ -65,7 +65,7 @@ class MultiStep(Residual):
 
 
 class WithoutReplacement(Residual):
-    """Residual sampling over siblings drawn without replacement, in draw order (Sequoia: Chen et al. 2024, algorithm 2)."""
+    """Residual sampling over siblings drawn without replacement (Sequoia: Chen et al. 2024, algorithm 2)."""
 
     draws = ("without_replacement",)
     renormalise = True

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from specdecodes.core.loop import steps
-from specdecodes.core.sampling import SamplingParams
+from specdecodes.core.sampling import LogitsPipeline, SamplingParams
 from specdecodes.core.state import DecodeState
 from specdecodes.core.tree import Tree
 from specdecodes.plugin import Hooks
@@ -37,13 +37,15 @@ PARAMS = {
 }
 
 COMBINATIONS = {
-    "rejection-iid": (Rejection, "iid", "1,1"),
-    "rejection-without": (Rejection, "without_replacement", "1,1"),
-    "multi-step": (MultiStep, "iid", "2,1"),
-    "without-replacement": (WithoutReplacement, "without_replacement", "2,1"),
-    "token-match-none": (TokenMatch, "none", "2,1"),
-    "token-match-iid": (TokenMatch, "iid", "2,1"),
-    "token-match-without": (TokenMatch, "without_replacement", "2,1"),
+    "rejection": (Rejection, "iid", "1,1"),
+    "multi-step": (MultiStep, "iid", "2"),
+    "without-replacement": (WithoutReplacement, "without_replacement", "2"),
+    "token-match": (TokenMatch, "none", "2,1"),
+}
+OTHER_DRAWS = {
+    "rejection-without-replacement": (Rejection, "without_replacement", "1,1"),
+    "token-match-iid": (TokenMatch, "iid", "2"),
+    "token-match-without-replacement": (TokenMatch, "without_replacement", "2"),
 }
 
 
@@ -51,8 +53,8 @@ def rule(name, vocab):
     return lambda prefix: 1.5 * torch.randn(vocab, generator=numbers(name, prefix), dtype=torch.float64)
 
 
-def decode_law(verifier, builder, draws, params, vocab, length, steps_only=False):
-    """(law of the first ``length`` new tokens, the target's own), over all outcomes of whole decodes."""
+def decode_law(verifier, builder, draws, params, vocab, length):
+    """(law of the ``length`` tokens after a first one, the target's own), over all outcomes of whole decodes."""
     target = LiteralTarget(rule("target", vocab), vocab)
     plugins = {
         "drafter": LiteralDrafter(rule("draft", vocab)),
@@ -60,20 +62,22 @@ def decode_law(verifier, builder, draws, params, vocab, length, steps_only=False
         "state": Replay(),
         "verifier": verifier,
     }
-    hooks, settings = Hooks(plugins), SamplingParams(max_new_tokens=length, **params)
+    hooks, settings = Hooks(plugins), SamplingParams(max_new_tokens=length + 1, **params)
+    prompt, first = torch.tensor([PROMPT[:-1]]), torch.nn.functional.one_hot(torch.tensor(PROMPT[-1:]), vocab).log()
 
     def decode(rng):
-        state = DecodeState(target, torch.tensor([PROMPT]), settings, rng=rng, draws=draws)
-        state.first(target.prefill(state.prompt))
+        state = DecodeState(target, prompt, settings, rng=rng, draws=draws)
+        target.prefill(prompt)
+        state.first(first)
         for _ in steps(hooks, state):
             pass
         assert target.committed[0] == state.history[0][:-1]
-        return tuple(state.tokens[0])
+        return tuple(state.tokens[0][1:])
 
     law = {}
     for weight, tokens in explore(decode):
         law[tokens] = law.get(tokens, 0.0) + weight
-    pipeline = DecodeState(target, torch.tensor([PROMPT]), settings).pipeline
+    pipeline = LogitsPipeline(settings)
 
     def next_law(prefix):
         history = [*PROMPT, *prefix]
@@ -86,10 +90,17 @@ def decode_law(verifier, builder, draws, params, vocab, length, steps_only=False
 @pytest.mark.parametrize("name", COMBINATIONS)
 def test_a_whole_decode_has_the_law_of_the_target(name, params):
     verifier, draws, tree = COMBINATIONS[name]
-    law, expected = decode_law(verifier(), Static(tree=tree), draws, PARAMS[params], vocab=3, length=3)
+    law, expected = decode_law(verifier(), Static(tree=tree), draws, PARAMS[params], vocab=3, length=2)
     assert math.isclose(sum(law.values()), 1.0, abs_tol=EXACT)
     assert total_variation(law, expected) < EXACT
     assert max(abs(law[key] - 1 / len(law)) for key in law) > 0.01, "a flat law would hide mistakes"
+
+
+@pytest.mark.parametrize("name", OTHER_DRAWS)
+def test_every_kind_of_draws_is_judged_rightly(name):
+    verifier, draws, tree = OTHER_DRAWS[name]
+    law, expected = decode_law(verifier(), Static(tree=tree), draws, PARAMS["top-p"], vocab=3, length=2)
+    assert total_variation(law, expected) < EXACT
 
 
 def one_step(verifier, laws, parents, draws):
@@ -156,9 +167,9 @@ def test_siblings_sorted_after_drawing_bias_the_result():
 
 def test_a_builder_that_sorts_drawn_siblings_biases_a_decode():
     params = PARAMS["as they are"]
-    law, expected = decode_law(WithoutReplacement(), SortedSiblings(tree="2"), "without_replacement", params, 4, 2)
+    law, expected = decode_law(WithoutReplacement(), SortedSiblings(tree="2"), "without_replacement", params, 4, 1)
     assert total_variation(law, expected) > 0.05
-    law, expected = decode_law(WithoutReplacement(), Static(tree="2"), "without_replacement", params, 4, 2)
+    law, expected = decode_law(WithoutReplacement(), Static(tree="2"), "without_replacement", params, 4, 1)
     assert total_variation(law, expected) < EXACT
 
 
