@@ -2,7 +2,8 @@
 
 Two things are measured. Hooks: a step's calls through the facade against direct calls of the same trivial methods.
 Host: everything in a step of ``stree`` but the models' forwards and the commit - tree building, placing, processing,
-the greedy rule, clipping, emitting - with the forwards replaced by stubs that return prepared logits.
+the greedy rule, clipping, emitting - with the forwards replaced by stubs that return prepared logits. With a draft model
+this includes what surrounds its own forwards (positions, masks, slots), which has no limit: it grows with them.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ HOOKS_LIMIT_US = 10.0
 """Hook calls of one step."""
 HOST_LIMIT_MS = 0.3
 """Everything outside forwards and commit, at 13 nodes and a vocabulary of 4,096."""
+LIMITED = ("literal", "ngram")
+"""The drafters to whose steps the limit applies: none to speak of, and the default one."""
 
 VOCAB = 4096
 TREE = "3,2.1,2.1,3"
@@ -229,7 +232,7 @@ def _least(step: Callable[[], None], block: int, repeats: int) -> float:
 def measure(repeats: int = 300) -> dict[str, Any]:
     """All numbers, with the limits that they are compared with."""
     hooks = hook_overhead(repeats)
-    host = {draft: host_overhead(draft, repeats) for draft in ("literal", "ngram", "model")}
+    host = {draft: host_overhead(draft, repeats) for draft in (*LIMITED, "model")}
     return {"limits": {"hooks_us": HOOKS_LIMIT_US, "host_ms": HOST_LIMIT_MS}, "hooks": hooks, "host": host}
 
 
@@ -255,14 +258,15 @@ def main(arguments: list[str] | None = None) -> int:
             f"{name.removesuffix('_ms')} {value:.3f}" for name, value in host.items() if "host" not in name
         )
         median = host["host_median_ms"]
-        print(f"host, draft {draft}: {host['host_ms']:.3f} ms a step (limit {HOST_LIMIT_MS:g}), median {median:.3f}")
+        limit = f" (limit {HOST_LIMIT_MS:g})" if draft in LIMITED else ""
+        print(f"host, draft {draft}: {host['host_ms']:.3f} ms a step{limit}, median {median:.3f}")
         print(f"  of that: {phases}")
     if options.json is not None:
         command = [sys.executable, "-m", "specdecodes.benchmark.overhead", *(arguments or sys.argv[1:])]
         text = json.dumps({**provenance(command, torch.device("cpu")), **found}, indent=2)
         options.json.write_text(text + "\n", encoding="utf-8")
     within = hooks["hooks_us"] <= HOOKS_LIMIT_US and all(
-        host["host_ms"] <= HOST_LIMIT_MS for host in found["host"].values()
+        found["host"][draft]["host_ms"] <= HOST_LIMIT_MS for draft in LIMITED
     )
     return 0 if within else 1
 

@@ -119,6 +119,14 @@ class LogitsPipeline:
         return scores.log_softmax(-1)
 
 
+def best_tokens(scores: Tensor) -> Tensor:
+    """The best token of every row of ``scores`` [..., V], the first of equals: int64 [...]."""
+    # On a CPU torch's argmax takes ten times as long as numpy's: 31 us against 3 us for [13, 4096].
+    if scores.device.type == "cpu" and scores.dtype in (torch.float32, torch.float64):
+        return torch.from_numpy(scores.detach().numpy().argmax(-1))
+    return scores.argmax(-1)
+
+
 def node_prefixes(history: Sequence[Sequence[int]], tree: Tree) -> list[list[int]]:
     """The token prefix of every node, itself included: B * T lists; ``history`` holds each row's ids up to the root."""
     paths = tree.structure.paths.tolist()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from specdecodes.core.sampling import LogitsPipeline, Rng, SamplingParams, node_prefixes
+from specdecodes.core.sampling import LogitsPipeline, Rng, SamplingParams, best_tokens, node_prefixes
 from specdecodes.core.text import StopStrings
 from specdecodes.core.tree import Tree, Verdict
 
@@ -69,7 +69,7 @@ class DecodeState:
         """Choose the first token of every row from the prefill's ``logits`` [B, V]; it belongs to no step."""
         scores = self.pipeline(logits, self.history)
         if self.pipeline.greedy:
-            self.root = scores.argmax(-1, keepdim=True)
+            self.root = best_tokens(scores)[:, None]
         else:
             drawn = [self.rng.categorical(row.exp()) for row in scores]
             self.root = torch.tensor(drawn, device=scores.device)[:, None]

@@ -178,8 +178,21 @@ class Topology:
             cached = self._windows[width] = torch.stack(columns[::-1], dim=-1)
         return cached
 
+    def mask(self, dtype: torch.dtype) -> Tensor:
+        """Additive attention mask among the nodes [B, 1, T, T]: 0 on a node's own path, else the dtype's lowest value."""
+        cached = self._masks.get(dtype)
+        if cached is None:
+            lowest = torch.finfo(dtype).min
+            cached = torch.zeros(self.ancestors.shape, dtype=dtype, device=self.parents.device)
+            cached = self._masks[dtype] = cached.masked_fill_(~self.ancestors, lowest)[:, None]
+        return cached
+
     @cached_property
     def _windows(self) -> dict[int, Tensor]:
+        return {}
+
+    @cached_property
+    def _masks(self) -> dict[torch.dtype, Tensor]:
         return {}
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from specdecodes.core.tree import Topology, Tree
@@ -49,8 +50,12 @@ class SlotRunner(Target):
         self._forward_expand = (
             torch.compile(self._expand_forward, dynamic=False, fullgraph=True) if compile else self._expand_forward
         )
-        self._ancestors = torch.empty(0)
-        self._depths = torch.empty(0)
+        # Row 0 is the root's for good; a slot's row is written when it is run, from its parent's.
+        lowest = torch.finfo(self.dtype).min
+        self._masks = torch.full((max_slots, max_slots), lowest, dtype=self.dtype, device=self.device)
+        self._masks[0, 0] = 0
+        self._others = 1 - torch.eye(max_slots, dtype=self.dtype, device=self.device)
+        self._depths = torch.zeros(max_slots, dtype=torch.long, device=self.device)
 
     @torch.inference_mode()
     def catch_up(self, tokens: Sequence[int]) -> Tensor:
@@ -89,13 +94,10 @@ class SlotRunner(Target):
         current = self._expand_pass
         current.parents = parents[0]
         current.slots = torch.arange(start, start + count, device=self.device)
-        self._ancestors[current.slots] = self._ancestors[current.parents]
-        self._ancestors[current.slots, current.slots] = True
-        self._depths[current.slots] = self._depths[current.parents] + 1
         self._reserve(self.length + self.max_slots)
         self.cache.serving = current
         self.tokens_run += count
-        logits = self._run_expand(current, tokens)
+        logits = self._run_expand(current, tokens, start)
         return current.slots[None], logits
 
     @torch.inference_mode()
@@ -122,25 +124,27 @@ class SlotRunner(Target):
                     current.states[layer.index] = state.new_zeros(self.max_slots, *state.shape[2:])
                 current.windows[layer.index][0] = window[0, node]
                 current.states[layer.index][0] = state[0, node]
-        self._ancestors = torch.zeros(self.max_slots, self.max_slots, dtype=torch.bool, device=self.device)
-        self._ancestors[0, 0] = True
-        self._depths = torch.zeros(self.max_slots, dtype=torch.long, device=self.device)
         self.num_slots = 1
 
-    def _run_expand(self, current: ExpandPass, tokens: Tensor) -> Tensor:
-        positions = (self._depths[current.slots] + self.length)[None]
-        mask = self._slot_mask(current.slots) if self.signature.attention else positions[:, None, None, :]
+    def _run_expand(self, current: ExpandPass, tokens: Tensor, start: int) -> Tensor:
+        end = start + tokens.shape[1]
+        depths = self._depths.index_select(0, current.parents) + 1
+        self._depths[start:end] = depths
+        positions = (depths + self.length)[None]
+        mask = positions[:, None, None, :]
+        if self.signature.attention:
+            rows = self._masks.index_select(0, current.parents) * self._others[start:end]
+            self._masks[start:end] = rows
+            mask = self._slot_mask(rows)
         with serving(current):
             return self._forward_expand(current, tokens, positions, mask, current.slots + self.length)
 
-    def _slot_mask(self, slots: Tensor) -> Tensor:
-        """Additive mask [1, 1, n, S]: everything committed, and the slot's own path."""
-        lowest = torch.finfo(self.dtype).min
+    def _slot_mask(self, rows: Tensor) -> Tensor:
+        """Additive mask [1, 1, n, S]: everything committed, and of the slots (``rows`` [n, slots]) the own path."""
         visible = self._visible(self.length + self.max_slots)
-        mask = torch.full((1, 1, slots.shape[0], visible), lowest, dtype=self.dtype, device=self.device)
-        mask[..., : self.length] = 0
-        own = mask[0, 0, :, self.length : self.length + self.max_slots]
-        own.masked_fill_(self._ancestors[slots, : own.shape[-1]], 0)
+        mask = pad(rows, (self.length, 0))[None, None]
+        if beyond := visible - self.length - self.max_slots:  # negative at the end of a static cache
+            mask = pad(mask, (0, beyond), value=torch.finfo(self.dtype).min)
         if self.compile:
             torch._dynamo.mark_dynamic(mask, 3)
         return mask

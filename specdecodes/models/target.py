@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from specdecodes.core.tree import Topology, Tree
@@ -53,6 +54,8 @@ class Target:
         check_supported(model.config)
         install(model)
         self.model = model.eval()
+        self.device: torch.device = model.device  # a stock model looks through its parameters each time
+        self.dtype: torch.dtype = model.dtype
         self.signature = signature_of(model)
         if backend is None:
             from specdecodes.plugins.states.replay import Replay
@@ -80,16 +83,6 @@ class Target:
         )
 
     # -- what the model is ----------------------------------------------------------------------------------------
-
-    @property
-    def device(self) -> torch.device:
-        """Where tokens and trees must live."""
-        return self.model.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The model's dtype."""
-        return self.model.dtype
 
     @property
     def vocab_size(self) -> int:
@@ -281,11 +274,9 @@ class Target:
         slots = torch.arange(length, length + count, device=device)
         if not self.signature.attention:
             return positions, positions[:, None, None, :], slots
-        lowest = torch.finfo(self.dtype).min
-        visible = self._visible(length + count)
-        mask = torch.zeros(topology.parents.shape[0], 1, count, visible, dtype=self.dtype, device=device)
-        mask[..., length : length + count].masked_fill_(~topology.ancestors[:, None], lowest)
-        mask[..., length + count :] = lowest
+        mask = pad(topology.mask(self.dtype), (length, 0))
+        if beyond := self._visible(length + count) - length - count:
+            mask = pad(mask, (0, beyond), value=torch.finfo(self.dtype).min)
         if self.compile:
             torch._dynamo.mark_dynamic(mask, 3)
         return positions, mask, slots

@@ -154,9 +154,11 @@ def save_model(model: PreTrainedModel, weights: Mapping[str, Tensor], tokenizer:
     config.use_cache = True  # the Trainer turns it off
     config.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
+    mode = (partial / "config.json").stat().st_mode
     # config.json last: without it, nothing loads.
     (folder / "config.json").unlink(missing_ok=True)
     for path in sorted(partial.iterdir(), key=lambda p: p.name == "config.json"):
+        path.chmod(mode)  # safetensors would let nobody else read the weights
         path.replace(folder / path.name)
     partial.rmdir()
 

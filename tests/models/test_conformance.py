@@ -44,10 +44,13 @@ TOLERANCE = {F32: 1e-4, F64: 1e-10}
 BACKENDS: list[type[StateBackend]] = [Replay, StateCopy, Reforward]
 ALL_SHAPES = [*SHAPES, "random", "deep"]
 
+
+def spelled(value: object) -> str:
+    return str(value).removeprefix("torch.")
+
+
 each_model = pytest.mark.parametrize(
-    ("name", "dtype"),
-    [(name, F32) for name in FAMILIES] + [(name, F64) for name in LIFTED],
-    ids=lambda value: value if isinstance(value, str) else str(value).removeprefix("torch."),
+    ("name", "dtype"), [(name, F32) for name in FAMILIES] + [(name, F64) for name in LIFTED], ids=spelled
 )
 each_backend = pytest.mark.parametrize("backend", BACKENDS, ids=lambda kind: kind.__name__)
 
@@ -102,6 +105,7 @@ def test_every_node(name: str, dtype: torch.dtype, length: int) -> None:
     ("name", "dtype"),
     [pytest.param(name, F32, marks=[] if name in RECURRENT else pytest.mark.slow) for name in FAMILIES]
     + [pytest.param(name, F64, marks=[] if name in ("mamba2", "zamba2") else pytest.mark.slow) for name in LIFTED],
+    ids=spelled,
 )
 def test_every_node_after_a_long_prompt(name: str, dtype: torch.dtype) -> None:
     target, start = Target(shared(name, dtype)), stock_prefix(name, dtype, 300)

@@ -111,7 +111,8 @@ def launch(count: int, *arguments: object, folder: Path) -> subprocess.Completed
         port = free.getsockname()[1]
     config = {
         "compute_environment": "LOCAL_MACHINE",
-        "distributed_type": "MULTI_CPU" if count > 1 else "NO",
+        # With MULTI_CPU, accelerate starts one process and leaves the others to mpirun.
+        "distributed_type": "MULTI_GPU" if count > 1 else "NO",
         "main_process_port": port,
         "mixed_precision": "no",
         "num_machines": 1,

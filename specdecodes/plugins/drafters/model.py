@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from specdecodes.core.sampling import best_tokens
 from specdecodes.core.tree import Tree, Verdict
 from specdecodes.hookspecs import hookimpl
 from specdecodes.models.slots import SlotRunner
@@ -79,12 +80,16 @@ class ModelProposal:
 
     def topk(self, slots: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """See :meth:`Proposal.topk`."""
-        logq, tokens = self.logq(slots).topk(k, dim=-1)
+        rows = self.logq(slots)
+        if k == 1:  # of equals the first, as greedy verification does; torch.topk takes any, and bfloat16 has many ties
+            best = best_tokens(rows)[..., None]
+            return best, rows.gather(-1, best)
+        logq, tokens = rows.topk(k, dim=-1)
         return tokens, logq
 
     def logq(self, slots: Tensor) -> Tensor:
         """See :meth:`Proposal.logq`."""
-        return self._rows[slots[0]][None]
+        return self._rows.index_select(0, slots[0])[None]
 
     def expand(self, slots: Tensor, tokens: Tensor) -> Tensor:
         """See :meth:`Proposal.expand`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -30,40 +31,39 @@ class Static:
     capturable = True
 
     def __init__(self, context: Context | None = None, *, tree: str = "3,2.1,2.1,3") -> None:
-        self._plan(TreeShape.parse(tree), context)
+        self._use(TreeShape.parse(tree), context)
 
-    def _plan(self, shape: TreeShape, context: Context | None) -> None:
+    def _use(self, shape: TreeShape, context: Context | None) -> None:
         device = torch.device("cpu") if context is None else context.target.device
         self.shape = shape
         self.max_nodes = len(shape.parents)
         self.max_depth = shape.depth
         self.chain = shape.is_chain
-        self._levels = plan_levels(shape, device)
+        self._plan = plan_of(shape, device)
 
     @hookimpl
     def build_tree(self, state: DecodeState, proposal: Proposal) -> Tree:
-        """Ask level by level: [B, n] slots, their K best or drawn tokens, then expand those with children."""
-        tokens, slots, logq = [state.root], [torch.zeros_like(state.root)], None
-        above = slots[0]
-        for level in self._levels:
-            asked = above if level.asked is None else above[:, level.asked]
+        """Ask level by level: the K best or drawn children of n slots, then expand those that have children."""
+        plan = self._plan
+        above = torch.zeros_like(state.root)
+        tokens, slots, logq = [state.root], [above], None
+        for level in plan.levels:
             if state.draws == "none":
-                drawn, _ = proposal.topk(asked, level.width)
+                drawn, _ = proposal.topk(above, level.width)
             else:
-                rows = proposal.logq(asked)
+                rows = proposal.logq(above)
                 logq = rows.new_zeros(rows.shape[0], self.max_nodes, rows.shape[-1]) if logq is None else logq
                 logq[:, level.parents] = rows
-                flat = state.rng.draws(rows.flatten(0, 1).exp(), level.width, state.draws == "iid")
-                drawn = flat.view(*rows.shape[:2], level.width)
-            drawn = drawn.flatten(1) if level.taken is None else drawn.flatten(1)[:, level.taken]
-            tokens.append(drawn)
-            if level.expanded is None:
-                slots.append(torch.full_like(drawn, -1))
-            else:
-                parent_slots = asked[:, level.owner]
-                above = proposal.expand(parent_slots[:, level.expanded], drawn[:, level.expanded].clamp(min=0))
-                slots.append(torch.full_like(drawn, -1).index_copy(1, level.expanded, above))
-        return self._finish(torch.cat(tokens, 1), torch.cat(slots, 1), logq, state.draws)
+                drawn = state.rng.draws(rows.flatten(0, 1).exp(), level.width, state.draws == "iid")
+            candidates = drawn.reshape(above.shape[0], -1)
+            tokens.append(candidates)
+            if level.expanded is not None:
+                below = candidates.index_select(1, level.expanded).clamp(min=0)
+                above = proposal.expand(above.index_select(1, level.owners), below)
+                slots.append(above)
+        slots.append(torch.full_like(state.root, -1))
+        chosen = torch.cat(tokens, 1).index_select(1, plan.tokens)
+        return self._finish(chosen, torch.cat(slots, 1).index_select(1, plan.slots), logq, state.draws)
 
     def _finish(self, tokens: Tensor, slots: Tensor, logq: Tensor | None, draws: str) -> Tree:
         rows = tokens.shape[0]
@@ -89,7 +89,7 @@ class Chain(Static):
     draws = ("none", "iid", "without_replacement")
 
     def __init__(self, context: Context | None = None, *, depth: int = 4) -> None:
-        self._plan(TreeShape.chain(depth), context)
+        self._use(TreeShape.chain(depth), context)
 
 
 class Root:
@@ -112,45 +112,62 @@ class Root:
         return Tree(state.root, topology.parents, None, torch.zeros_like(state.root), None, "none", topology)
 
 
+@dataclass(frozen=True)
 class Level:
-    """Index tensors of one level of a static shape (None where the identity would do).
+    """How one level of a static shape is asked for; n nodes of the level above have children.
 
-    asked: which nodes of the level above have children; parents: their node ids; width: the most children of any;
-    taken: which of the n * width candidates become nodes; owner: for each node, its parent's place in ``asked``;
-    expanded: which nodes have children themselves (None: none has).
+    Attributes:
+        width: candidates asked for at each of them (the most children that any has).
+        parents: their node ids [n].
+        expanded: which of the n * width candidates are run, because they have children themselves; None: none.
+        owners: for each of those, its parent's place among the n.
     """
 
-    def __init__(
-        self, counts: tuple[int, ...], above: list[int], first: int, deeper: tuple[int, ...], device: torch.device
-    ) -> None:
-        def index(values: list[int]) -> Tensor:
-            return torch.tensor(values, device=device)
-
-        with_children = [place for place, count in enumerate(counts) if count]
-        self.width = max(counts)
-        self.asked = None if len(with_children) == len(above) else index(with_children)
-        self.parents = index([above[place] for place in with_children])
-        taken = [i * self.width + k for i, place in enumerate(with_children) for k in range(counts[place])]
-        self.taken = None if len(taken) == len(with_children) * self.width else index(taken)
-        self.owner = index([i for i, place in enumerate(with_children) for _ in range(counts[place])])
-        self.nodes = list(range(first, first + len(taken)))
-        places = [place for place, count in enumerate(deeper) if count]
-        self.expanded = index(places) if places else None
+    width: int
+    parents: Tensor
+    expanded: Tensor | None
+    owners: Tensor
 
 
-def plan_levels(shape: TreeShape, device: torch.device) -> list[Level]:
-    """The levels of ``shape``; below the first, a level is asked about only the nodes that were expanded."""
+@dataclass(frozen=True)
+class Plan:
+    """Index tensors of a static shape, made once.
+
+    Attributes:
+        tokens: where each of the T nodes stands in root and candidates of all levels, one after the other.
+        slots: where its slot stands in slot 0, the slots of all levels, and a last -1.
+    """
+
+    levels: list[Level]
+    tokens: Tensor
+    slots: Tensor
+
+
+def plan_of(shape: TreeShape, device: torch.device) -> Plan:
+    """Number candidates and slots of ``shape`` level by level, breadth first."""
+
+    def index(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=device)
+
     levels: list[Level] = []
-    above, first = [0], 1
+    tokens, slots = [0], [0]
+    num_candidates, num_slots = 1, 1
+    above = [0]
     for depth, counts in enumerate(shape.levels):
         deeper = shape.levels[depth + 1] if depth + 1 < shape.depth else ()
-        if depth:  # the slots at hand are those of the expanded nodes, which all have children
-            above = [node for node, count in zip(above, counts, strict=False) if count]
-            counts = tuple(count for count in counts if count)
-        level = Level(counts, above, first, deeper, device)
-        levels.append(level)
-        above, first = level.nodes, first + len(level.nodes)
-    return levels
+        asked = [(node, count) for node, count in zip(above, counts, strict=False) if count]
+        width = max(count for _, count in asked)
+        # (place of the parent among those asked, place among the candidates) of every node of this level
+        nodes = [(place, place * width + k) for place, (_, count) in enumerate(asked) for k in range(count)]
+        run = [node for node, count in zip(nodes, deeper, strict=False) if count]
+        above = list(range(len(tokens), len(tokens) + len(nodes)))
+        tokens += [num_candidates + candidate for _, candidate in nodes]
+        slots += [num_slots + run.index(node) if node in run else -1 for node in nodes]
+        num_candidates += len(asked) * width
+        num_slots += len(run)
+        expanded = index([candidate for _, candidate in run]) if run else None
+        levels.append(Level(width, index([node for node, _ in asked]), expanded, index([place for place, _ in run])))
+    return Plan(levels, index(tokens), index([slot if slot >= 0 else num_slots for slot in slots]))
 
 
 @lru_cache(maxsize=4096)

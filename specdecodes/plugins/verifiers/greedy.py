@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from specdecodes.core.sampling import Rng
+from specdecodes.core.sampling import Rng, best_tokens
 from specdecodes.core.tree import Tree, Verdict
 from specdecodes.plugins.verifiers.base import Verifier
 
@@ -19,13 +19,13 @@ class Greedy(Verifier):
 
     def accept(self, logp: Tensor, tree: Tree, rng: Rng) -> Verdict:
         """No loop over nodes and no synchronisation: a node stands if it and all above it match."""
-        best = logp.argmax(-1)
+        best = best_tokens(logp)
         structure = tree.structure
         matches = tree.tokens == best.gather(1, tree.parents.clamp(min=0))
         if tree.num_nodes is not None:
             matches &= tree.real
         matches[:, 0] = True
-        stands = ~(structure.ancestors & ~matches[:, None, :]).any(-1)
+        stands = (structure.ancestors <= matches[:, None, :]).all(-1)  # <= is "implies"
         depth = torch.where(stands, structure.depths, -1)
         num_accepted, last = depth.max(dim=1)
         rows = torch.arange(last.shape[0], device=last.device)

@@ -53,11 +53,12 @@ def rule(name, vocab):
     return lambda prefix: 1.5 * torch.randn(vocab, generator=numbers(name, prefix), dtype=torch.float64)
 
 
-def decode_law(verifier, builder, draws, params, vocab, length):
+def decode_law(verifier, builder, draws, params, vocab, length, rules=None):
     """(law of the ``length`` tokens after a first one, the target's own), over all outcomes of whole decodes."""
-    target = LiteralTarget(rule("target", vocab), vocab)
+    rules = rules or (rule("target", vocab), rule("draft", vocab))
+    target = LiteralTarget(rules[0], vocab)
     plugins = {
-        "drafter": LiteralDrafter(rule("draft", vocab)),
+        "drafter": LiteralDrafter(rules[1]),
         "tree": builder,
         "state": Replay(),
         "verifier": verifier,
@@ -166,10 +167,11 @@ def test_siblings_sorted_after_drawing_bias_the_result():
 
 
 def test_a_builder_that_sorts_drawn_siblings_biases_a_decode():
-    params = PARAMS["as they are"]
-    law, expected = decode_law(WithoutReplacement(), SortedSiblings(tree="2"), "without_replacement", params, 4, 1)
+    laws = zipf(5)
+    settings = ("without_replacement", PARAMS["as they are"], 5, 1, (laws.target, laws.draft))
+    law, expected = decode_law(WithoutReplacement(), SortedSiblings(tree="3"), *settings)
     assert total_variation(law, expected) > 0.05
-    law, expected = decode_law(WithoutReplacement(), Static(tree="2"), "without_replacement", params, 4, 1)
+    law, expected = decode_law(WithoutReplacement(), Static(tree="3"), *settings)
     assert total_variation(law, expected) < EXACT
 
 
