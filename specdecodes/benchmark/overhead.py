@@ -2,8 +2,8 @@
 
 Two things are measured. Hooks: a step's calls through the facade against direct calls of the same trivial methods.
 Host: everything in a step of ``stree`` but the models' forwards and the commit - tree building, placing, processing,
-the greedy rule, clipping, emitting - with the forwards replaced by stubs that return prepared logits. With a draft model
-this includes what surrounds its own forwards (positions, masks, slots), which has no limit: it grows with them.
+the greedy rule, clipping, emitting - with the forwards replaced by stubs that return prepared logits. With a draft
+model this includes what surrounds its own forwards (positions, masks, slots); that grows with them and has no limit.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ class Topology:
         return cached
 
     def mask(self, dtype: torch.dtype) -> Tensor:
-        """Additive attention mask among the nodes [B, 1, T, T]: 0 on a node's own path, else the dtype's lowest value."""
+        """Additive attention mask among the nodes [B, 1, T, T]: 0 on a node's own path, else the lowest value."""
         cached = self._masks.get(dtype)
         if cached is None:
             lowest = torch.finfo(dtype).min

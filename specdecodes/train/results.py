@@ -141,13 +141,14 @@ def save_model(model: PreTrainedModel, weights: Mapping[str, Tensor], tokenizer:
         tokenizer: is saved beside them.
         folder: exists or not.
     """
-    stored: dict[tuple[int, torch.Size], Tensor] = {}  # tied weights stay one tensor
-    for tensor in weights.values():
-        dtype = torch.bfloat16 if tensor.ndim > 1 else torch.float32
-        stored.setdefault((tensor.data_ptr(), tensor.shape), tensor.detach().to("cpu", dtype))
+    tied = model.all_tied_weights_keys
+    state = {
+        name: tensor.detach().to("cpu", torch.bfloat16 if tensor.ndim > 1 else torch.float32)
+        for name, tensor in weights.items()
+        if tied.get(name) not in weights
+    }
     partial = folder / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
-    state = {name: stored[tensor.data_ptr(), tensor.shape] for name, tensor in weights.items()}
     model.save_pretrained(partial, state_dict=state)
     config = copy.deepcopy(model.config)
     config.dtype = "bfloat16"  # what to load it in where nothing else is said

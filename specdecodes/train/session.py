@@ -113,9 +113,13 @@ def run_trainer(
     )
     if done:
         trainer.state = state
+        weights = model.state_dict()
     else:
         trainer.train(resume_from_checkpoint=str(start) if start else None)
-    return _finish(recipe, trainer, tokenizer, log, parameters)
+        # In full on the first process, however they are sharded; every process takes part.
+        wrapped = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
+        weights = trainer.accelerator.get_state_dict(wrapped)
+    return _finish(recipe, trainer, tokenizer, log, parameters, weights)
 
 
 def _finish(
@@ -124,14 +128,14 @@ def _finish(
     tokenizer: Any,  # noqa: ANN401
     log: RunLog,
     parameters: int,
+    weights: dict[str, Tensor],
 ) -> dict[str, Any]:
     arguments, training, steps = trainer.args, recipe.training, trainer.state.global_step
     output = output_of(arguments)
     # Without the Trainer's closing entry, whose means leave out what came before a resume.
     history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
     blocks: Any = trainer.train_dataset
-    metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
-    weights = _weights(trainer)
+    eval_loss = _eval_loss(trainer, history)
     if arguments.process_index == 0:
         save_model(trainer.accelerator.unwrap_model(trainer.model), weights, tokenizer, output)
     log.note(steps)
@@ -146,21 +150,22 @@ def _finish(
         "processes": arguments.world_size,
         "seconds": log.seconds,
         "train_loss": mean_loss(history),
-        "eval_loss": metrics.get("eval_loss"),
+        "eval_loss": eval_loss,
         "runs": log.runs,
         "log": history,
     }
-    if recipe.task == "pretrain" and "eval_loss" in metrics:
-        outcome["eval_perplexity"] = math.exp(metrics["eval_loss"])
+    if recipe.task == "pretrain" and eval_loss is not None:
+        outcome["eval_perplexity"] = math.exp(eval_loss)
     if arguments.process_index == 0:
         replace_json(output / "training.json", outcome)
     trainer.accelerator.wait_for_everyone()
     return outcome
 
 
-def _weights(trainer: RecipeTrainer) -> dict[str, Tensor]:
-    """The trained weights in full on the first process, however they are sharded."""
-    if trainer.model_wrapped is trainer.model:
-        return trainer.model.state_dict()
-    wrapped = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
-    return trainer.accelerator.get_state_dict(wrapped)
+def _eval_loss(trainer: RecipeTrainer, history: list[dict[str, Any]]) -> float | None:
+    if trainer.eval_dataset is None:
+        return None
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if sharded and trainer.optimizer is None:  # nothing was trained, and without an optimiser nothing can be sharded
+        return next((entry["eval_loss"] for entry in reversed(history) if "eval_loss" in entry), None)
+    return trainer.evaluate()["eval_loss"]
