@@ -104,6 +104,7 @@ def training_arguments(training: Training, output: Path, evaluate: bool) -> Trai
         save_total_limit=2,
         logging_steps=max(1, min(10, steps // 10)),
         report_to="none",
+        disable_tqdm=False,  # progress is shown even where libraries were told to keep quiet
         seed=training.seed,
         dataloader_pin_memory=torch.cuda.is_available(),
         **_schedule(training, steps),

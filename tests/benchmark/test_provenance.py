@@ -77,4 +77,4 @@ def test_the_peak_starts_over() -> None:
     del big
     memory.reset()
     assert memory.read() < before + (48 << 20)
-    assert peak_resident() >= before
+    assert peak_resident() >= before - (16 << 20)  # what other tests held may have been given back meanwhile
