@@ -48,7 +48,7 @@ def load(
         device, dtype: default: CUDA where there is one; float32 on a CPU, the checkpoint's own on a GPU.
         propose, build_tree, verify, commit_state: replace one part of the mode each: a component's name or an object.
         compile: compile the forwards with ``torch.compile`` (static caches; the first steps take long).
-        max_length: positions of a static cache; default: grow as needed.
+        max_length: tokens that a static cache can hold, prompt included; default: grow as needed.
         observers: names or objects that get the events.
         **settings: the components' keyword settings, for example ``tree="3,2.1,2.1,3"``.
 
@@ -76,6 +76,7 @@ def load(
     parts.check_settings()
     runner.backend = backend
     runner.step_in_place = builder.max_nodes == 1
+    runner.hold_nodes(builder.max_nodes)
     roles = {"drafter": drafter, "tree": builder, "state": backend, **watching}
     greedy = _assemble("greedy", verifiers["greedy"], roles)
     sampling = _assemble("sampling", verifiers["sampling"], roles)

@@ -42,6 +42,7 @@ class SlotRunner(Target):
         from specdecodes.plugins.states.copy import StateCopy  # the plugins import this module
 
         super().__init__(model, backend=StateCopy(), compile=compile, max_length=max_length)
+        self.hold_nodes(max_slots)
         self.max_slots = max_slots
         self.tokens_run = 0
         self.num_slots = 0
@@ -143,10 +144,10 @@ class SlotRunner(Target):
         """Additive mask [1, 1, n, S]: everything committed, and of the slots (``rows`` [n, slots]) the own path."""
         visible = self._visible(self.length + self.max_slots)
         mask = pad(rows, (self.length, 0))[None, None]
-        if beyond := visible - self.length - self.max_slots:  # negative at the end of a static cache
+        if beyond := visible - self.length - self.max_slots:
             mask = pad(mask, (0, beyond), value=torch.finfo(self.dtype).min)
         if self.compile:
-            torch._dynamo.mark_dynamic(mask, 3)
+            torch._dynamo.maybe_mark_dynamic(mask, 3)  # at full capacity it is a constant
         return mask
 
     def _expand_forward(

@@ -126,6 +126,11 @@ class Target:
                     f"but {name} {limit} positions; shorten the prompt or lower max_new_tokens"
                 )
 
+    def hold_nodes(self, count: int) -> None:
+        """Let a static cache hold ``count`` nodes behind ``max_length`` committed tokens; before the first prefill."""
+        if self.max_length is not None:
+            self.cache.capacity = self.max_length + count
+
     # -- the three calls ------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
@@ -278,12 +283,12 @@ class Target:
         if beyond := self._visible(length + count) - length - count:
             mask = pad(mask, (0, beyond), value=torch.finfo(self.dtype).min)
         if self.compile:
-            torch._dynamo.mark_dynamic(mask, 3)
+            torch._dynamo.maybe_mark_dynamic(mask, 3)  # at full capacity it is a constant
         return positions, mask, slots
 
     def _visible(self, length: int) -> int:
         """How many positions attention sees; few sizes when compiled, and what lies beyond is masked."""
-        return min(-(-length // 64) * 64, self.max_length or length) if self.compile else length
+        return min(-(-length // 64) * 64, self.cache.capacity or length) if self.compile else length
 
     def _collect(self, current: TreePass) -> Any:  # noqa: ANN401
         if current.keep == "inputs":

@@ -139,3 +139,13 @@ def test_a_draft_may_be_of_another_family_and_unlike():
             prompt, max_new_tokens=LENGTH
         )
         assert out.tokens == load(model, mode="naive").generate(prompt, max_new_tokens=LENGTH).tokens
+
+
+@pytest.mark.parametrize("mode", ["naive", "stree"])
+def test_a_static_cache_may_be_filled_to_its_last_position(mode):
+    prompt, model = toy_prompt(9), toy_model("bamba")
+    decoder = load(model, near("bamba", torch.float32), mode, max_length=9 + LENGTH)
+    out = decoder.generate(prompt, max_new_tokens=LENGTH)
+    assert out.tokens == load(model, mode="naive").generate(prompt, max_new_tokens=LENGTH).tokens
+    with pytest.raises(ValueError, match=f"but the static cache holds {9 + LENGTH} positions"):
+        decoder.generate(prompt, max_new_tokens=LENGTH + 1)
