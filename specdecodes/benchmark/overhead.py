@@ -262,7 +262,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"host, draft {draft}: {host['host_ms']:.3f} ms a step{limit}, median {median:.3f}")
         print(f"  of that: {phases}")
     if options.json is not None:
-        command = [sys.executable, "-m", "specdecodes.benchmark.overhead", *(arguments or sys.argv[1:])]
+        command = ["python", "-m", "specdecodes.benchmark.overhead", *(arguments or sys.argv[1:])]
         text = json.dumps({**provenance(command, torch.device("cpu")), **found}, indent=2)
         options.json.write_text(text + "\n", encoding="utf-8")
     within = hooks["hooks_us"] <= HOOKS_LIMIT_US and all(

@@ -90,17 +90,17 @@ def explore(run: Callable[[EnumeratingRng], Result]) -> Iterator[tuple[float, Re
         script = rng.next_script()
 
 
-Sequence_ = tuple[int, ...]
-Law = Mapping[Sequence_, float]
+Tokens = tuple[int, ...]
+Law = Mapping[Tokens, float]
 """Probability of every sequence of tokens."""
 
 
-def sequence_law(emitted: Law, next_law: Callable[[Sequence_], Sequence[float]], length: int) -> dict[Sequence_, float]:
+def sequence_law(emitted: Law, next_law: Callable[[Tokens], Sequence[float]], length: int) -> dict[Tokens, float]:
     """The law of the first ``length`` tokens when what was ``emitted`` is continued with ``next_law(prefix)``.
 
     ``sequence_law({(): 1.0}, p, n)`` is the law of plain decoding with p.
     """
-    result: dict[Sequence_, float] = {}
+    result: dict[Tokens, float] = {}
     for prefix, weight in emitted.items():
         level = {prefix[:length]: weight}
         for _ in range(length - len(prefix)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -112,7 +111,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
         print(f"specdecodes.train: {error}", file=sys.stderr)
         return 2
-    if os.environ.get("RANK", "0") == "0":
+    from specdecodes.train.trainer import is_main
+
+    if is_main():
         for name, value in outcome.items():
             if not isinstance(value, list | dict):
                 print(f"{name}: {value}")

@@ -14,8 +14,9 @@ from specdecodes.models.interpose import install
 from specdecodes.models.loading import load_model, load_tokenizer
 from specdecodes.train.data import Document, load_documents
 from specdecodes.train.recipe import Distillation, Recipe
-from specdecodes.train.session import begin, build_model, pack, run_trainer
-from specdecodes.train.trainer import RecipeTrainer, check_launch, training_arguments
+from specdecodes.train.results import RunLog
+from specdecodes.train.session import begin, build_model, model_config, pack, run_trainer
+from specdecodes.train.trainer import RecipeTrainer, check_launch, is_main
 
 
 def distillation_loss(
@@ -23,7 +24,7 @@ def distillation_loss(
 ) -> Tensor:
     """``kl_weight * KL(teacher || student) + ce_weight * CE``, each a mean over the tokens that count.
 
-    STree's loss (arXiv 2505.14969, section 5), except that padding is left out and the mean is per token: its
+    STree's loss (arXiv 2505.14969), except that padding is left out and the mean is per token: its
     ``batchmean`` over [B, T, V] divides by B only, so that the loss grows with the length.
 
     Args:
@@ -96,26 +97,17 @@ def distill(
     """
     assert recipe.distillation is not None
     check_launch(recipe.training)
+    log = RunLog(output, write=is_main())
     documents, held_out = load_documents(recipe, data)
     source = target or recipe.distillation.target
-    # Before the arguments exist: they make transformers shard every model that is loaded under ZeRO-3, and a target,
-    # which no engine serves, must stay whole. Each process keeps one.
+    # On the CPU: every process keeps one, and the Trainer knows which device is whose.
     dtype = "auto" if torch.cuda.is_available() else torch.float32
     teacher = load_model(source, "target", torch.device("cpu"), dtype)
     tokenizer = load_tokenizer(source, source)
     blocks = pack(recipe, tokenizer, ([*documents, *(answers or [])], held_out))
-    torch.manual_seed(recipe.training.seed)
     # The target's own size: it may be padded beyond the tokenizer's.
-    model = build_model(recipe.model, tokenizer, teacher.get_output_embeddings().out_features)
-    arguments = training_arguments(recipe.training, output, evaluate=recipe.training.held_out > 0)
-    begin(recipe, blocks[0], arguments)
-    return run_trainer(
-        DistillTrainer,
-        recipe,
-        model,
-        tokenizer,
-        blocks,
-        arguments,
-        teacher=teacher,
-        distillation=recipe.distillation,
-    )
+    config = model_config(recipe.model, tokenizer, teacher.get_output_embeddings().out_features)
+    begin(recipe, blocks[0], output)
+    model = build_model(config, recipe.training.seed)
+    extras = {"teacher": teacher, "distillation": recipe.distillation}
+    return run_trainer(DistillTrainer, recipe, model, tokenizer, blocks, log, **extras)

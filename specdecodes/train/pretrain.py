@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from specdecodes.models.loading import load_tokenizer
 from specdecodes.train.blocks import render
 from specdecodes.train.data import load_documents
 from specdecodes.train.recipe import Recipe
-from specdecodes.train.session import begin, build_model, pack, run_trainer
+from specdecodes.train.results import RunLog
+from specdecodes.train.session import begin, build_model, model_config, pack, run_trainer
 from specdecodes.train.tokenizer import train_tokenizer
-from specdecodes.train.trainer import RecipeTrainer, check_launch, training_arguments
+from specdecodes.train.trainer import RecipeTrainer, check_launch, is_main
 
 
 def pretrain(
@@ -32,10 +34,10 @@ def pretrain(
         ValueError, FileNotFoundError: what a user can mend, in one line.
     """
     check_launch(recipe.training)
+    log = RunLog(output, write=is_main())
     documents = load_documents(recipe, data)
-    arguments = training_arguments(recipe.training, output, evaluate=recipe.training.held_out > 0)
     own = output / "tokenizer"
-    with arguments.main_process_first(desc="tokenizer"):
+    with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
         if tokenizer_from is not None:
             tokenizer = load_tokenizer(None, tokenizer_from)
         elif own.exists():
@@ -44,12 +46,12 @@ def pretrain(
             texts = (render(document, "") for document in documents[0])
             tokenizer = train_tokenizer(texts, recipe.tokenizer.vocab_size)
         blocks = pack(recipe, tokenizer, documents)
-        torch.manual_seed(recipe.training.seed)
-        model = build_model(recipe.model, tokenizer, len(tokenizer))
-        begin(recipe, blocks[0], arguments)
+        config = model_config(recipe.model, tokenizer, len(tokenizer))
+        begin(recipe, blocks[0], output)
         if tokenizer_from is None and not own.exists():
             _save_whole(tokenizer, own)
-    return run_trainer(RecipeTrainer, recipe, model, tokenizer, blocks, arguments)
+    model = build_model(config, recipe.training.seed)
+    return run_trainer(RecipeTrainer, recipe, model, tokenizer, blocks, log)
 
 
 def _save_whole(tokenizer: Any, folder: Path) -> None:  # noqa: ANN401

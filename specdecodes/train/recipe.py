@@ -97,7 +97,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Distillation:
-    """Loss weights of ``kl_weight * KL(target || draft) + ce_weight * CE`` per unpadded token (STree, section 4)."""
+    """Loss weights of ``kl_weight * KL(target || draft) + ce_weight * CE`` per unpadded token, as STree has it."""
 
     target: str
     kl_weight: float = 1.0

@@ -70,22 +70,30 @@ def same_training(output: Path, recipe: Recipe, facts: Mapping[str, Any], write:
 
 
 class RunLog(TrainerCallback):
-    """Notes, per run of the command, when it ran, from which step to which, on what; survives a kill.
+    """Notes, per run of the command, how long it ran, from which step to which, on what; survives a kill.
 
     Args:
-        path: ``runs.json`` beside the checkpoints.
-        device: where the model is trained.
+        output: the folder that is trained into; the notes are ``checkpoints/runs.json``. Time counts from now.
         write: whether this process writes the file.
     """
 
-    def __init__(self, path: Path, device: torch.device, write: bool = True) -> None:
-        self.path = path
-        self.write = write
+    def __init__(self, output: Path, write: bool = True) -> None:
+        self.output = output
+        self.checkpoints = output / "checkpoints"
+        self._path = self.checkpoints / "runs.json"
+        self._write = write
         self._start = time.monotonic()
-        earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": []}
-        about = {"versions": versions(), "hardware": hardware(device), "commit": commit()}
-        self.run: dict[str, Any] = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **about}
+        earlier = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {"runs": []}
+        self.run: dict[str, Any] = {
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "versions": versions(),
+            "commit": commit(),
+        }
         self.runs: list[dict[str, Any]] = [*earlier["runs"], self.run]
+
+    def runs_on(self, device: torch.device) -> None:
+        """Where this process has the model."""
+        self.run["hardware"] = hardware(device)
 
     @property
     def seconds(self) -> float:
@@ -96,9 +104,9 @@ class RunLog(TrainerCallback):
         """This run has come to ``step``."""
         self.run.setdefault("from_step", step)
         self.run |= {"to_step": step, "seconds": round(time.monotonic() - self._start, 1)}
-        if self.write:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            replace_json(self.path, {"runs": self.runs})
+        if self._write:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            replace_json(self._path, {"runs": self.runs})
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The step a run starts from."""

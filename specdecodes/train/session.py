@@ -7,8 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, TrainerState, TrainingArguments
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    TrainerState,
+)
 
 from specdecodes.benchmark.journal import replace_json
 from specdecodes.models.families import check_supported
@@ -16,11 +22,11 @@ from specdecodes.train.blocks import Blocks
 from specdecodes.train.data import Document
 from specdecodes.train.recipe import Recipe
 from specdecodes.train.results import STATE, RunLog, last_checkpoint, mean_loss, same_training, save_model, tokens_seen
-from specdecodes.train.trainer import RecipeTrainer
+from specdecodes.train.trainer import RecipeTrainer, is_main, processes, training_arguments
 
 
-def build_model(settings: dict[str, Any], tokenizer: Any, vocab_size: int) -> PreTrainedModel:  # noqa: ANN401
-    """A randomly initialised model whose special ids are the tokenizer's.
+def model_config(settings: dict[str, Any], tokenizer: Any, vocab_size: int) -> PreTrainedConfig:  # noqa: ANN401
+    """The configuration of a recipe's [model], whose special ids are the tokenizer's.
 
     Raises:
         ValueError: an unknown or unsupported family, a setting that it does not have, sizes that do not fit.
@@ -44,6 +50,12 @@ def build_model(settings: dict[str, Any], tokenizer: Any, vocab_size: int) -> Pr
         check_supported(config)
     except Exception as error:  # configurations raise errors of their own
         raise ValueError(f"[model]: {' '.join(str(error).split())}") from error
+    return config
+
+
+def build_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    """A randomly initialised model."""
+    torch.manual_seed(seed)
     return AutoModelForCausalLM.from_config(config)
 
 
@@ -64,19 +76,13 @@ def pack(
     return blocks, Blocks(documents[1], tokenizer, block, "training.held_out") if recipe.training.held_out else None
 
 
-def begin(recipe: Recipe, blocks: Blocks, arguments: TrainingArguments) -> None:
+def begin(recipe: Recipe, blocks: Blocks, output: Path) -> None:
     """Write down what is trained here, or refuse a folder in which something else is; the first thing to be written.
 
     Raises:
         ValueError: names the first difference.
     """
-    facts = {"data.blocks": len(blocks), "processes": arguments.world_size}
-    same_training(output_of(arguments), recipe, facts, write=arguments.process_index == 0)
-
-
-def output_of(arguments: TrainingArguments) -> Path:
-    """The folder that ``checkpoints/`` lies in."""
-    return Path(str(arguments.output_dir)).parent
+    same_training(output, recipe, {"data.blocks": len(blocks), "processes": processes()}, write=is_main())
 
 
 def run_trainer(
@@ -85,32 +91,25 @@ def run_trainer(
     model: PreTrainedModel,
     tokenizer: Any,  # noqa: ANN401
     data: tuple[Blocks, Blocks | None],
-    arguments: TrainingArguments,
+    log: RunLog,
     **trainer_kwargs: Any,
 ) -> dict[str, Any]:
-    """Train ``model`` on the first of ``data``, evaluate on the second, save into the folder of ``arguments``.
+    """Train ``model`` on the first of ``data``, evaluate on the second, save into the folder of ``log``.
 
     Returns:
         What ``training.json`` holds.
     """
-    checkpoints = output_of(arguments) / "checkpoints"
-    log = RunLog(checkpoints / "runs.json", arguments.device, write=arguments.process_index == 0)
-    parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
-    start = last_checkpoint(checkpoints)
+    start = last_checkpoint(log.checkpoints)
     state = TrainerState.load_from_json(str(start / STATE)) if start else TrainerState()
-    done = start is not None and state.global_step >= arguments.max_steps
+    done = start is not None and state.global_step >= recipe.training.steps(processes())
     if start is not None and done:
         # Nothing is left to train, and the Trainer would take one step more.
         model = AutoModelForCausalLM.from_pretrained(start, dtype=model.dtype)
-    trainer = trainer_class(
-        recipe=recipe.training,
-        model=model,
-        args=arguments,
-        train_dataset=data[0],
-        eval_dataset=data[1],
-        callbacks=[log],
-        **trainer_kwargs,
-    )
+    parameters = model.num_parameters()
+    arguments = training_arguments(recipe.training, log.checkpoints, evaluate=data[1] is not None)
+    log.runs_on(arguments.device)
+    settings = {"train_dataset": data[0], "eval_dataset": data[1], "callbacks": [log], **trainer_kwargs}
+    trainer = trainer_class(recipe=recipe.training, model=model, args=arguments, **settings)
     if done:
         trainer.state = state
         weights = model.state_dict()
@@ -119,27 +118,22 @@ def run_trainer(
         # In full on the first process, however they are sharded; every process takes part.
         wrapped = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
         weights = trainer.accelerator.get_state_dict(wrapped)
-    return _finish(recipe, trainer, tokenizer, log, parameters, weights)
+    outcome = _outcome(recipe, trainer, log, parameters)
+    if is_main():
+        save_model(trainer.accelerator.unwrap_model(trainer.model), weights, tokenizer, log.output)
+        replace_json(log.output / "training.json", outcome)
+    trainer.accelerator.wait_for_everyone()
+    return outcome
 
 
-def _finish(
-    recipe: Recipe,
-    trainer: RecipeTrainer,
-    tokenizer: Any,  # noqa: ANN401
-    log: RunLog,
-    parameters: int,
-    weights: dict[str, Tensor],
-) -> dict[str, Any]:
-    arguments, training, steps = trainer.args, recipe.training, trainer.state.global_step
-    output = output_of(arguments)
+def _outcome(recipe: Recipe, trainer: RecipeTrainer, log: RunLog, parameters: int) -> dict[str, Any]:
+    training, steps, world_size = recipe.training, trainer.state.global_step, trainer.args.world_size
     # Without the Trainer's closing entry, whose means leave out what came before a resume.
     history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
     blocks: Any = trainer.train_dataset
+    batch = (training.rows, training.accumulate, world_size)
     eval_loss = _eval_loss(trainer, history)
-    if arguments.process_index == 0:
-        save_model(trainer.accelerator.unwrap_model(trainer.model), weights, tokenizer, output)
     log.note(steps)
-    batch = (training.rows, training.accumulate, arguments.world_size)
     outcome = {
         "recipe": recipe.path.name,
         "task": recipe.task,
@@ -147,7 +141,7 @@ def _finish(
         "steps": steps,
         "tokens_in_data": blocks.blocks.numel(),
         "tokens_seen": tokens_seen(steps, len(blocks), training.block, *batch),
-        "processes": arguments.world_size,
+        "processes": world_size,
         "seconds": log.seconds,
         "train_loss": mean_loss(history),
         "eval_loss": eval_loss,
@@ -156,9 +150,6 @@ def _finish(
     }
     if recipe.task == "pretrain" and eval_loss is not None:
         outcome["eval_perplexity"] = math.exp(eval_loss)
-    if arguments.process_index == 0:
-        replace_json(output / "training.json", outcome)
-    trainer.accelerator.wait_for_everyone()
     return outcome
 
 

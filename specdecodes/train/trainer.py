@@ -58,8 +58,14 @@ def check_launch(training: Training) -> None:
     """Refuse a way of running that this recipe cannot work with, before anything is loaded.
 
     Raises:
-        ValueError: Muon on sharded parameters; FSDP that leaves the weights of most processes empty.
+        ValueError: several GPUs but one process; Muon on sharded parameters; FSDP that leaves the weights of most
+            processes empty.
     """
+    if processes() == 1 and torch.cuda.device_count() > 1:
+        raise ValueError(
+            f"this process sees {torch.cuda.device_count()} GPUs; start one process for each with 'accelerate launch' "
+            "(train/README.md), or show it one with CUDA_VISIBLE_DEVICES=0"
+        )
     sharded = "DeepSpeed" if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") else None
     sharded = "FSDP" if parse_flag_from_env("ACCELERATE_USE_FSDP") else sharded
     if sharded and training.optimizer == "muon":
@@ -79,15 +85,20 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def training_arguments(training: Training, output: Path, evaluate: bool) -> TrainingArguments:
+def is_main() -> bool:
+    """Whether this is the process that writes files and says what came out."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def training_arguments(training: Training, checkpoints: Path, evaluate: bool) -> TrainingArguments:
     """Translate a recipe's [training] table.
 
-    Raises:
-        ValueError: several GPUs but one process.
+    Make or load every model before: once arguments exist under DeepSpeed's ZeRO-3, transformers shards each new model.
+    A trained one is sharded later all the same; a distillation's target, which no engine serves, must stay whole.
     """
     steps = training.steps(processes())
-    arguments = TrainingArguments(
-        output_dir=str(output / "checkpoints"),
+    return TrainingArguments(
+        output_dir=str(checkpoints),
         max_steps=steps,
         per_device_train_batch_size=training.rows,
         per_device_eval_batch_size=min(training.rows, 8),
@@ -109,12 +120,6 @@ def training_arguments(training: Training, output: Path, evaluate: bool) -> Trai
         dataloader_pin_memory=torch.cuda.is_available(),
         **_schedule(training, steps),
     )
-    if arguments.n_gpu > 1:
-        raise ValueError(
-            f"this process sees {arguments.n_gpu} GPUs; start one process for each with 'accelerate launch' "
-            "(train/README.md), or show it one with CUDA_VISIBLE_DEVICES=0"
-        )
-    return arguments
 
 
 def _schedule(training: Training, steps: int) -> dict[str, Any]:

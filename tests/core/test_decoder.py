@@ -118,11 +118,9 @@ def test_a_seed_reproduces_bit_for_bit_and_nothing_is_changed(decoder, prompt, n
     assert prompt.tolist() == [[0]]
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", ["rejection", "multi-step", "without-replacement"])  # token-match draws for itself
 def test_a_draft_equal_to_the_target_is_always_accepted(decoder, prompt, name):
     verifier, _ = SAMPLERS[name]
-    if name == "token-match":
-        pytest.skip("it draws for itself, whatever the draft would have been")
     out = decoder(noise(1), depth=3, sampling=verifier()).generate(
         prompt, max_new_tokens=LENGTH, temperature=1.0, seed=0
     )

@@ -84,10 +84,18 @@ def test_extra_processors_see_the_prefix_of_their_own_row():
     def forbid_last(ids, scores):
         return scores.scatter(1, ids[:, -1:], -torch.inf)
 
-    pipeline = LogitsPipeline(SamplingParams(temperature=1.0), LogitsProcessorList([forbid_last]))
-    assert pipeline.needs_prefix
-    out = pipeline(torch.zeros(2, 4), [[0, 1], [2]])
-    assert (out == -torch.inf).nonzero().tolist() == [[0, 1], [1, 2]]
+    def forbid_last_in_place(ids, scores):
+        scores[:, ids[0, -1]] = -torch.inf
+        return scores
+
+    for processor in (forbid_last, forbid_last_in_place):
+        for temperature in (0.0, 1.0):
+            params, logits = SamplingParams(temperature=temperature), torch.zeros(2, 4)
+            pipeline = LogitsPipeline(params, LogitsProcessorList([processor]))
+            assert pipeline.needs_prefix
+            out = pipeline(logits, [[0, 1], [2]])
+            assert (out == -torch.inf).nonzero().tolist() == [[0, 1], [1, 2]]
+            assert torch.equal(logits, torch.zeros(2, 4))
 
 
 def test_every_node_has_its_own_prefix():

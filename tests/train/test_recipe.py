@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from specdecodes.models.families import SUPPORTED
 from specdecodes.train.data import FORMATS
 from specdecodes.train.recipe import Recipe, Training, load_recipe
-from specdecodes.train.session import build_model
+from specdecodes.train.session import build_model, model_config
 from tests.train.conftest import BAMBA, MAMBA2, ROOT, SOURCE
 
 SHIPPED = sorted((ROOT / "train" / "recipes").glob("*.toml"))
@@ -29,7 +29,7 @@ def test_shipped_recipe_parses_builds_its_model_and_names_public_data(
     assert recipe.path == path
     assert all(source.format in FORMATS and source.hub and source.file for source in recipe.data)
     with torch.device("meta"):
-        model = build_model(recipe.model, tokenizer, 512)
+        model = build_model(model_config(recipe.model, tokenizer, 512), seed=0)
     assert model.config.vocab_size == 512 and model.config.eos_token_id == tokenizer.eos_token_id
 
 
@@ -138,7 +138,7 @@ def test_steps_cover_the_tokens_whatever_the_number_of_processes() -> None:
 @pytest.mark.parametrize("family", sorted(SUPPORTED))
 def test_settings_of_every_supported_family_are_known(family: str, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ValueError, match=rf"\[model\]: unknown setting 'hidden_sizes'; {family} has .*hidden_size,"):
-        build_model({"model_type": family, "hidden_sizes": 8}, tokenizer, 300)
+        model_config({"model_type": family, "hidden_sizes": 8}, tokenizer, 300)
 
 
 @pytest.mark.parametrize(
@@ -155,5 +155,5 @@ def test_settings_of_every_supported_family_are_known(family: str, tokenizer: Pr
 )
 def test_model_that_cannot_be_built(settings: dict[str, Any], message: str, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ValueError, match=rf"^\[model\]: .*{message}") as caught:
-        build_model(settings, tokenizer, 300)
+        model_config(settings, tokenizer, 300)
     assert "\n" not in str(caught.value)

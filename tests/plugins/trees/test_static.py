@@ -55,12 +55,13 @@ def test_stree_asks_once_a_level_and_expands_parents_only():
     assert tree.num_nodes is None and tree.logq is None and tree.draws == "none"
 
 
+@pytest.mark.parametrize("shape", ["3,2.1,2.1,3", "2,1.2,1.0.2", "2,0.2,1.1"])
 @pytest.mark.parametrize("rows", [1, 3])
-def test_children_are_the_best_of_their_own_path(rows):
+def test_children_are_the_best_of_their_own_path(rows, shape):
     state = state_of(rows=rows)
-    tree = Static(tree="3,2.1,2.1,3").build_tree(state, LiteralProposal(noise, state))
+    tree = Static(tree=shape).build_tree(state, LiteralProposal(noise, state))
     for row in range(rows):
-        for node in range(13):
+        for node in range(tree.shape[1]):
             path = [int(tree.tokens[row, i]) for i in tree.structure.paths[row, node] if i > 0]
             children = (tree.parents[row] == node).nonzero()[:, 0]
             best = noise((*state.history[row], *path)).argsort(descending=True)[: len(children)]
