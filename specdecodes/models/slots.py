@@ -48,9 +48,7 @@ class SlotRunner(Target):
         self.num_slots = 0
         self._chains: dict[int, Topology] = {}
         self._expand_pass = ExpandPass(self.cache)
-        self._forward_expand = (
-            torch.compile(self._expand_forward, dynamic=False, fullgraph=True) if compile else self._expand_forward
-        )
+        self._forward_expand = self._compiled(self._expand_forward)
         # Row 0 is the root's for good; a slot's row is written when it is run, from its parent's.
         lowest = torch.finfo(self.dtype).min
         self._masks = torch.full((max_slots, max_slots), lowest, dtype=self.dtype, device=self.device)

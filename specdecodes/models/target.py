@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
@@ -63,7 +65,7 @@ class Target:
             backend = Replay()
         self.backend = backend
         self.compile = compile
-        if compile:  # one graph per tree size, and every decoder of a process shares the code objects
+        if compile:  # one graph per tree size
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         if compile and max_length is None:
             max_length = min(self.signature.max_positions or COMPILED_CAPACITY, COMPILED_CAPACITY)
@@ -75,12 +77,8 @@ class Target:
         self._passes: dict[Any, CachedPass] = {}
         self._in_flight: TreePass | StepPass | None = None
         self._scored: Tree | None = None
-        self._forward_tree = (
-            torch.compile(self._tree_forward, dynamic=False, fullgraph=True) if compile else self._tree_forward
-        )
-        self._forward_step = (
-            torch.compile(self._step_forward, dynamic=False, fullgraph=True) if compile else self._step_forward
-        )
+        self._forward_tree = self._compiled(self._tree_forward)
+        self._forward_step = self._compiled(self._step_forward)
 
     # -- what the model is ----------------------------------------------------------------------------------------
 
@@ -150,7 +148,7 @@ class Target:
         self._scored = self._in_flight = None
         logits = self._run_sequence(ids, clamps=True, **model_inputs)
         if not self.stacks and self.cache.recurrent:
-            self.stacks = make_stacks(list(self.cache.recurrent.values()))
+            self.stacks = make_stacks(list(self.cache.recurrent.values()), self._compiled)
         return logits
 
     @torch.inference_mode()
@@ -209,6 +207,25 @@ class Target:
         length = self.length
         self._run_sequence(tokens, clamps=False)
         self.cache.length = length
+
+    # -- compilation ----------------------------------------------------------------------------------------------
+
+    def _compiled(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """``method`` compiled, if this target compiles at all.
+
+        Dynamo keeps graphs by code object and finds the right one by guards: on every module and weight of the
+        model, half a millisecond a step. A code object of its own leaves shapes as the only thing that can differ.
+        """
+        if not self.compile:
+            return method
+        function = method.__func__  # type: ignore[attr-defined]
+        own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
+        return torch.compile(
+            MethodType(own, method.__self__),  # type: ignore[attr-defined]
+            dynamic=False,
+            fullgraph=True,
+            options={"guard_filter_fn": _guards_on_shapes},
+        )
 
     # -- forwards -------------------------------------------------------------------------------------------------
 
@@ -330,3 +347,12 @@ class Target:
         current = self._passes[key]
         assert isinstance(current, TreePass)
         return current
+
+
+def _guards_on_shapes(entries: Sequence[Any]) -> list[bool]:
+    """Keep the guards on activations and caches, on symbolic sizes and on torch's global state."""
+    return [
+        entry.guard_type in ("SHAPE_ENV", "GLOBAL_STATE", "GRAD_MODE")
+        or (entry.guard_type == "TENSOR_MATCH" and not isinstance(entry.value, nn.Parameter))
+        for entry in entries
+    ]

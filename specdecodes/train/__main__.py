@@ -53,6 +53,7 @@ def _add_options(command: argparse.ArgumentParser, task: str) -> None:
         command.add_argument("--target", required=needed, help="folder, hub id or 'embedded' (distill: the recipe's)")
     if task in ("distill", "ngram"):
         command.add_argument("--answers", type=Path, help="the target's own answers, from the task 'answers'")
+        command.add_argument("--answer-weight", type=_count, default=1, help="take every answer so many times")
     if task == "answers":
         command.add_argument("--count", type=_count, default=1000, help="prompts to answer")
         command.add_argument("--max-new-tokens", type=_count, default=160, help="longest answer")
@@ -97,10 +98,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.task == "distill":
         from specdecodes.train.distill import distill
 
-        return distill(recipe, args.output, args.data, args.target, answers)
+        return distill(recipe, args.output, args.data, args.target, answers, args.answer_weight)
     from specdecodes.train.ngram import build_table
 
-    return build_table(recipe, args.output, args.target, args.data, answers, args.max_bytes)
+    return build_table(recipe, args.output, args.target, args.data, answers, args.max_bytes, args.answer_weight)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -59,14 +59,19 @@ def write_answers(
     batches = [prompts[i : i + rows] for i in range(0, len(prompts), rows)]
     for batch in track(batches, description="answers"):
         for prompt, answer in zip(batch, _answer(model, tokenizer, batch, max_new_tokens), strict=True):
-            messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-            lines.append(to_line({"messages": messages}))
+            lines.append(to_line({"messages": [{"role": "user", "content": prompt}, answer]}))
     output.parent.mkdir(parents=True, exist_ok=True)
     replace(output, lines)
     return len(lines)
 
 
-def _answer(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int) -> Iterator[str]:  # noqa: ANN401
+def _answer(
+    model: Any,  # noqa: ANN401
+    tokenizer: Any,  # noqa: ANN401
+    prompts: Sequence[str],
+    max_new_tokens: int,
+) -> Iterator[dict[str, str]]:
+    """One message for each prompt; ``"end": "cut"`` where ``max_new_tokens`` ended it and not the target."""
     chats = [
         tokenizer.apply_chat_template([{"role": "user", "content": p}], add_generation_prompt=True, tokenize=False)
         for p in prompts
@@ -74,5 +79,7 @@ def _answer(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: 
     inputs = tokenizer(chats, return_tensors="pt", padding=True, add_special_tokens=False, return_token_type_ids=False)
     with torch.inference_mode(), serving(DensePass()):
         ids = model.generate(**inputs.to(model.device), max_new_tokens=max_new_tokens, do_sample=False)
+    ends = torch.tensor(model.generation_config.eos_token_id, device=ids.device)
     for row in ids[:, inputs["input_ids"].shape[1] :]:
-        yield tokenizer.decode(row, skip_special_tokens=True)
+        message = {"role": "assistant", "content": tokenizer.decode(row, skip_special_tokens=True)}
+        yield message if torch.isin(row, ends).any() else {**message, "end": "cut"}

@@ -24,13 +24,19 @@ def render(document: Document, eos: str) -> str:
 def text_of(document: Document, tokenizer: Any) -> str:  # noqa: ANN401 - any tokenizer
     """The text of a document as a model of this tokenizer knows it: by its chat template, else just the contents.
 
+    No end of text follows an answer that was cut off: what reads it would learn to stop there.
+
     Raises:
         ValueError: the template refuses the messages.
     """
+    cut = document[-1].get("end") == "cut"
     if document[0]["role"] == "text" or tokenizer.chat_template is None:
-        return "\n\n".join(message["content"] for message in document) + tokenizer.eos_token
+        text = "\n\n".join(message["content"] for message in document)
+        return text if cut else text + tokenizer.eos_token
     try:
-        return tokenizer.apply_chat_template(document, tokenize=False)
+        # A last message without words leaves nothing to go on from.
+        goes_on = cut and bool(document[-1]["content"].strip())
+        return tokenizer.apply_chat_template(document, tokenize=False, continue_final_message=goes_on)
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in document)
         raise ValueError(f"data: the tokenizer's chat template refuses the roles {roles} ({error})") from error

@@ -12,7 +12,10 @@ from typing import Any
 from specdecodes.train.recipe import Recipe, Source
 
 Document = list[dict[str, str]]
-"""Chat messages ({role, content}); a plain text is one message of the role ``text``."""
+"""Chat messages ({role, content}); a plain text is one message of the role ``text``.
+
+A last message may have ``"end": "cut"``: it is an answer that went on, and no end of text belongs behind it.
+"""
 
 ROLES = ("system", "user", "assistant")
 
@@ -38,6 +41,8 @@ def _messages(record: dict[str, Any]) -> Document:
     messages = [{"role": m["role"], "content": m["content"].strip()} for m in record["messages"]]
     if not messages or any(message["role"] not in ROLES for message in messages):
         raise TypeError(f"expected messages of the roles {', '.join(ROLES)}")
+    if record["messages"][-1].get("end") == "cut":
+        messages[-1]["end"] = "cut"
     return messages
 
 

@@ -76,12 +76,35 @@ class DistillTrainer(RecipeTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
+def principal_embeddings(weight: Tensor, width: int) -> Tensor:
+    """The ``width`` coordinates of ``weight`` [V, D] that keep most of its inner products: [V, width].
+
+    With the singular vectors V of the weight, E V[:, :width]: by Eckart and Young the best approximation of E E^T by
+    a matrix of that rank. A draft whose embeddings begin so knows from the start which tokens are alike.
+    """
+    _, vectors = torch.linalg.eigh(weight.double().T @ weight.double())  # ascending
+    return (weight.double() @ vectors.flip(1)[:, :width]).to(weight.dtype)
+
+
+def _begin_like(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    own, theirs = (model.get_input_embeddings().weight for model in (student, teacher))
+    if own.shape[1] > theirs.shape[1]:
+        raise ValueError(
+            f"distillation.embeddings: 'principal' expects [model] hidden_size of at most the target's "
+            f"({theirs.shape[1]}), got {own.shape[1]}; take 'random'"
+        )
+    with torch.no_grad():
+        start = principal_embeddings(theirs.detach(), own.shape[1])
+        own.copy_(start * (own.std() / start.std()))  # as loud as the family's own initialisation
+
+
 def distill(
     recipe: Recipe,
     output: Path,
     data: Path | None = None,
     target: str | None = None,
     answers: list[Document] | None = None,
+    answer_weight: int = 1,
 ) -> dict[str, Any]:
     """Train the recipe's draft against its target into ``output``; resumes from its last checkpoint.
 
@@ -91,6 +114,7 @@ def distill(
         data: a folder with the sources' files; None loads them from the hub.
         target: a folder or hub id instead of the recipe's.
         answers: the target's own answers, mixed in with the recipe's data (see :mod:`specdecodes.train.answers`).
+        answer_weight: take every answer so many times.
 
     Raises:
         ValueError, FileNotFoundError: what a user can mend, in one line.
@@ -104,10 +128,12 @@ def distill(
     dtype = "auto" if torch.cuda.is_available() else torch.float32
     teacher = load_model(source, "target", torch.device("cpu"), dtype)
     tokenizer = load_tokenizer(source, source)
-    blocks = pack(recipe, tokenizer, ([*documents, *(answers or [])], held_out))
+    blocks = pack(recipe, tokenizer, ([*documents, *(answers or []) * answer_weight], held_out))
     # The target's own size: it may be padded beyond the tokenizer's.
     config = model_config(recipe.model, tokenizer, teacher.get_output_embeddings().out_features)
     begin(recipe, blocks[0], output)
     model = build_model(config, recipe.training.seed)
+    if recipe.distillation.embeddings == "principal":
+        _begin_like(model, teacher)
     extras = {"teacher": teacher, "distillation": recipe.distillation}
     return run_trainer(DistillTrainer, recipe, model, tokenizer, blocks, log, **extras)

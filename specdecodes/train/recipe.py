@@ -97,11 +97,15 @@ class Training:
 
 @dataclass(frozen=True)
 class Distillation:
-    """Loss weights of ``kl_weight * KL(target || draft) + ce_weight * CE`` per unpadded token, as STree has it."""
+    """Loss weights of ``kl_weight * KL(target || draft) + ce_weight * CE`` per unpadded token, as STree has it.
+
+    ``embeddings``: how the draft's begin, ``random`` or ``principal`` (see ``distill.principal_embeddings``).
+    """
 
     target: str
     kl_weight: float = 1.0
     ce_weight: float = 0.0
+    embeddings: str = "random"
 
     def __post_init__(self) -> None:
         for name in ("kl_weight", "ce_weight"):
@@ -109,6 +113,8 @@ class Distillation:
                 raise ValueError(f"distillation.{name}: expected at least 0, got {getattr(self, name)}")
         if not self.kl_weight and not self.ce_weight:
             raise ValueError("distillation: expected kl_weight or ce_weight above 0, got 0 for both")
+        if self.embeddings not in ("random", "principal"):
+            raise ValueError(f"distillation.embeddings: expected 'random' or 'principal', got {self.embeddings!r}")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from specdecodes.core.tree import Topology
-from specdecodes.kernels.causal_conv.naive import activate, sequence_conv, tree_conv, window_conv
+from specdecodes.kernels.causal_conv.naive import activate, path_conv, sequence_conv, tree_conv, window_conv
 from specdecodes.models.recurrences.mamba2 import Mamba2Layer, advance_conv, node_windows
 
 CHANNELS = 6
@@ -194,3 +194,19 @@ def test_silu_is_swish() -> None:
     x: Any = normal(5)
     assert torch.equal(activate(x, "silu"), activate(x, "swish"))
     assert activate(x, None) is x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_a_path_is_a_chain_of_a_tree(dtype: torch.dtype, width: int) -> None:
+    """Taps outermost and any leading dimensions: two layers with weights of their own."""
+    generator = torch.Generator().manual_seed(0)
+    x, window = (torch.randn(2, 1, n, 6, generator=generator).to(dtype) for n in (5, width))
+    weight, bias = torch.randn(2, 6, width, generator=generator), torch.randn(2, 6, generator=generator)
+    joined = torch.cat([window[:, :, 1:], x], dim=2)
+    found = path_conv(joined, weight.permute(2, 0, 1)[:, :, None, None], bias[:, None, None], "silu")
+    index = Topology(torch.arange(-1, 4)[None]).windows(width)
+    for layer in range(2):
+        expected = tree_conv(x[layer].mT, window[layer].mT, index, weight[layer], bias[layer], "silu").mT
+        assert found.dtype == dtype
+        assert torch.allclose(found[layer], expected, atol=1e-6, rtol=2**-7 if dtype == torch.bfloat16 else 1e-6)

@@ -89,11 +89,12 @@ def test_answers_are_the_targets_own_greedy_ones_to_training_prompts(smoke: Path
     assert not set(prompts) & {document[0]["content"] for document in held_out}
     model = AutoModelForCausalLM.from_pretrained(smoke / "target", dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(smoke / "target")
-    for prompt, answer in ((document[0], document[1]["content"]) for document in answers[:3]):
+    for prompt, answer in answers[:3]:
         text = tokenizer.apply_chat_template([prompt], tokenize=False, add_generation_prompt=True)
         ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
         alone = model.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :]
-        assert tokenizer.decode(alone, skip_special_tokens=True).strip() == answer
+        assert tokenizer.decode(alone, skip_special_tokens=True).strip() == answer["content"]
+        assert (answer.get("end") == "cut") == (tokenizer.eos_token_id not in alone)
 
 
 def test_table_loads_for_the_target(smoke: Path) -> None:

@@ -74,6 +74,16 @@ def test_rendered_chat_is_spelled_out() -> None:
     assert render([{"role": "text", "content": " To be\n\n"}], END) == f" To be\n\n{END}"
 
 
+def test_no_end_of_text_follows_an_answer_that_was_cut(ours: PreTrainedTokenizerFast) -> None:
+    cut: Document = [*CHAT[:2], {"role": "assistant", "content": " x = 4\nx =", "end": "cut"}]
+    assert text_of(cut, ours) == text_of(CHAT[:2], ours) + f"{ASSISTANT}x = 4\nx ="
+    silent: Document = [*CHAT[:2], {"role": "assistant", "content": "", "end": "cut"}]
+    assert text_of(silent, ours) == text_of(CHAT[:2], ours) + ASSISTANT + END
+    ours = _copy(ours)
+    assert ours.chat_template is None
+    assert text_of(cut[1:], ours).endswith("\t\n\n x = 4\nx =")
+
+
 def test_a_foreign_tokenizer_brings_its_own_template(tokenizer: PreTrainedTokenizerFast) -> None:
     text: Document = [{"role": "text", "content": "To be"}]
     foreign = _copy(tokenizer)

@@ -116,18 +116,17 @@ def tree_scan(
     """
     rows, count, heads, head_dim = x.shape
     groups, state_dim = B.shape[2:]
+    per_group = heads // groups
     x, u, weights, log_decay, B, C = _tree_terms(x, dt, A, B, C, ancestors)
-    scores = torch.einsum("bign,bjgn->bgij", C, B)
+    C = C.transpose(1, 2)
+    scores = C @ B.permute(0, 2, 3, 1)  # [B, G, T, T]
     if groups != 1:
-        scores = scores.repeat_interleave(heads // groups, dim=1)
-    y = (weights * scores) @ u.transpose(1, 2)  # [B, H, T, P]
-    grouped = state.to(x.dtype).view(rows, groups, (heads // groups) * head_dim, state_dim)
-    carried = C.transpose(1, 2) @ grouped.transpose(2, 3)  # [B, G, T, (H/G) P]
-    carried = carried.view(rows, groups, count, heads // groups, head_dim).permute(0, 2, 1, 3, 4)
-    y = y.transpose(1, 2) + carried.reshape(rows, count, heads, head_dim) * log_decay.exp()[..., None]
-    if D is not None:
-        y = y + x * D.to(x.dtype)[:, None]
-    return y
+        scores = scores.repeat_interleave(per_group, dim=1)
+    y = ((weights * scores) @ u.transpose(1, 2)).transpose(1, 2)
+    grouped = state.to(x.dtype).view(rows, groups, per_group * head_dim, state_dim)
+    carried = (C @ grouped.mT).view(rows, groups, count, per_group, head_dim).transpose(1, 2)
+    y = torch.addcmul(y, carried.reshape(rows, count, heads, head_dim), log_decay.exp()[..., None])
+    return y if D is None else torch.addcmul(y, x, D.to(x.dtype)[:, None])
 
 
 def tree_states(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, state: Tensor, ancestors: Tensor) -> Tensor:
@@ -180,23 +179,21 @@ def step_(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor,
     return y if D is None else y + x * D.to(kind)[:, None]
 
 
-def jump(x: Tensor, dt: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
-    """What a path adds to a state, in closed form: the state becomes ``decay * state + added``.
+def jump_(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor) -> None:
+    """Advance ``state`` [..., H, P, N] in place along a whole path, in closed form.
 
     Args:
         x: [..., D, H, P]; dt: step sizes [..., D, H], 0 where the path has ended (the identity); A: [..., 1, H];
         B: [..., D, G, N]. Leading dimensions are free (layers, rows).
-
-    Returns:
-        decay [..., H] and added [..., H, P, N].
     """
     *lead, count, heads, head_dim = x.shape
     groups, state_dim = B.shape[-2:]
-    kind = compute_dtype(x.dtype)
+    kind = state.dtype
     x, dt, A, B = x.to(kind), dt.to(kind), A.to(kind), B.to(kind)
     log_decay = (dt * A).cumsum(-2)
     last = log_decay[..., -1:, :]
     u = x * (dt * (last - log_decay).exp())[..., None]
     u = u.view(*lead, count, groups, (heads // groups) * head_dim).movedim(-3, -1)  # [..., G, (H/G) P, D]
-    added = u @ B.movedim(-3, -2)  # [..., G, (H/G) P, N]
-    return last.squeeze(-2).exp(), added.reshape(*lead, heads, head_dim, state_dim)
+    state.mul_(last.squeeze(-2).exp()[..., None, None])
+    grouped = state.view(-1, (heads // groups) * head_dim, state_dim)
+    grouped.baddbmm_(u.reshape(-1, *u.shape[-2:]), B.movedim(-3, -2).reshape(-1, count, state_dim))

@@ -6,18 +6,19 @@ D path length.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from specdecodes.kernels.causal_conv.naive import activate, sequence_conv, tree_conv, window_conv
+from specdecodes.kernels.causal_conv.naive import activate, path_conv, sequence_conv, tree_conv, window_conv
 from specdecodes.kernels.mamba2_scan.naive import (
     chunk_scan,
     compute_dtype,
     discretize,
-    jump,
+    jump_,
     step_,
     tree_scan,
     tree_states,
@@ -95,17 +96,26 @@ class Mamba2Layer:
 
 
 class Mamba2Stack:
-    """Layers of one shape, moved together: one set of ops for all layers instead of one per layer."""
+    """Layers of one shape, moved together: one set of ops for all layers instead of one per layer.
 
-    def __init__(self, layers: list[Mamba2Layer]) -> None:
+    Their windows and states move into one buffer each, [layers, B, C, W] and [layers, B, H, P, N]; what the layers
+    then hold are views.
+    """
+
+    def __init__(self, layers: list[Mamba2Layer], compiled: Callable[..., Any]) -> None:
         self.layers = layers
+        self._jump = compiled(self._move_along)
         first = layers[0]
-        assert first.state is not None and first.window is not None
-        self.heads, self.head_dim, self.state_dim = first.state.shape[1:]
-        self.channels, self.width = first.window.shape[1:]
+        self.windows = torch.stack([_some(layer.window) for layer in layers])
+        self.states = torch.stack([_some(layer.state) for layer in layers])
+        for layer, window, state in zip(layers, self.windows, self.states, strict=True):
+            layer.window, layer.state = window, state
+        self.heads, self.head_dim, self.state_dim = self.states.shape[2:]
+        self.channels, self.width = self.windows.shape[2:]
+        self.groups, self.activation, self.softplus = first.groups, first.activation, first.softplus
         # A jump needs x and B, the first channels of the conv; C is for outputs only.
-        self.needed = self.heads * self.head_dim + first.groups * self.state_dim
-        self.weight = torch.stack([_some(layer.weight)[: self.needed] for layer in layers])[:, None, None]
+        self.needed = self.heads * self.head_dim + self.groups * self.state_dim
+        self.weight = torch.stack([_some(layer.weight)[: self.needed].T for layer in layers], dim=1)[:, :, None, None]
         self.bias = (
             None
             if first.bias is None
@@ -122,25 +132,19 @@ class Mamba2Stack:
         Args:
             inputs: raw conv inputs that scoring kept, [layers, B, T, C]; dt: raw step sizes [layers, B, T, H].
         """
-        first = self.layers[0]
+        self._jump(inputs, dt, path)
+
+    def _move_along(self, inputs: Tensor, dt: Tensor, path: Tensor) -> None:
         valid = path >= 0
         nodes = path.clamp(min=0)
-        inputs, dt = _rows(inputs, nodes), _rows(dt, nodes)
-        windows = torch.stack([_some(layer.window) for layer in self.layers]).transpose(2, 3)  # [layers, B, W, C]
-        joined = torch.cat([windows, inputs.to(windows.dtype)], dim=2)
-        count, width = path.shape[1], self.width
-        taps = torch.stack([joined[:, :, 1 + d : 1 + d + width, : self.needed] for d in range(count)], dim=2)
-        mixed = window_conv(taps.transpose(3, 4), self.weight, self.bias, first.activation)  # [layers, B, D, needed]
-        x, B = mixed.split([self.heads * self.head_dim, first.groups * self.state_dim], dim=-1)
-        steps = discretize(dt, self.dt_bias, NO_LIMIT, first.softplus) * valid[None, :, :, None]
-        decay, added = jump(
-            x.unflatten(-1, (self.heads, self.head_dim)), steps, self.A, B.unflatten(-1, (first.groups, self.state_dim))
-        )
-        last = valid.sum(1)[:, None] + torch.arange(width, device=path.device)  # the window ends with the path
-        ends = _rows(joined, last).transpose(2, 3)
-        for i, layer in enumerate(self.layers):
-            _some(layer.state).mul_(decay[i][..., None, None]).add_(added[i])
-            _some(layer.window).copy_(ends[i])
+        joined = torch.cat([self.windows.mT, _rows(inputs, nodes).to(self.windows.dtype)], dim=2)
+        mixed = path_conv(joined[:, :, 1:, : self.needed], self.weight, self.bias, self.activation)
+        x, B = mixed.split([self.heads * self.head_dim, self.groups * self.state_dim], dim=-1)
+        steps = discretize(_rows(dt, nodes), self.dt_bias, NO_LIMIT, self.softplus) * valid[None, :, :, None]
+        x, B = x.unflatten(-1, (self.heads, self.head_dim)), B.unflatten(-1, (self.groups, self.state_dim))
+        jump_(self.states, x, steps, self.A, B)
+        last = valid.sum(1)[:, None] + torch.arange(self.width, device=path.device)  # the window ends with the path
+        self.windows.copy_(_rows(joined, last).mT)
 
     def select(self, windows: list[Tensor], states: list[Tensor], nodes: Tensor) -> None:
         """Move every layer to the state kept for node ``nodes`` [B]: windows [B, T, C, W], states [B, T, H, P, N]."""
@@ -150,12 +154,12 @@ class Mamba2Stack:
             _some(layer.state).copy_(state[rows, nodes])
 
 
-def make_stacks(layers: list[Mamba2Layer]) -> list[Mamba2Stack]:
-    """Group layers by shape, in order of first appearance."""
+def make_stacks(layers: list[Mamba2Layer], compiled: Callable[..., Any]) -> list[Mamba2Stack]:
+    """Group layers by shape, in order of first appearance; ``compiled`` compiles a method, or leaves it as it is."""
     groups: dict[tuple[Any, ...], list[Mamba2Layer]] = {}
     for layer in layers:
         groups.setdefault(layer.shape_key, []).append(layer)
-    return [Mamba2Stack(group) for group in groups.values()]
+    return [Mamba2Stack(group, compiled) for group in groups.values()]
 
 
 def score_conv(
