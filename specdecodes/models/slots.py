@@ -1,7 +1,8 @@
 """A draft model with its own tree: any node that was run can be expanded, in any order.
 
 A slot is a node of that tree. Slot s writes its attention rows at position ``length + s`` and keeps its own conv
-window and recurrent state, so that a child starts from its parent wherever the parent stands.
+window and recurrent state, so that a child starts from its parent wherever the parent stands. The committed window
+and state of a layer are the last row of the same buffers, from which the root starts.
 Letters: B rows (1), n expanded nodes, S slots, V vocabulary.
 """
 
@@ -14,21 +15,17 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from specdecodes.core.tree import Topology, Tree
 from specdecodes.models.interpose import serving
 from specdecodes.models.passes import ExpandPass
 from specdecodes.models.target import Target
-
-CATCH_UP = 2
-"""Tokens of a catch-up forward: at most one accepted node that was never expanded, and the root."""
 
 
 class SlotRunner(Target):
     """Runs a draft model over a growing tree of slots.
 
     Attributes:
-        max_slots: slots that one step may use (node 0 is the root).
-        tokens_run: tokens that went through the model since it was made, padding of the catch-up included.
+        max_slots: slots that one step may use (slot 0 is the root).
+        tokens_run: tokens that went through the model since it was made, prompts left out.
     """
 
     def __init__(
@@ -39,14 +36,11 @@ class SlotRunner(Target):
         compile: bool = False,
         max_length: int | None = None,
     ) -> None:
-        from specdecodes.plugins.states.copy import StateCopy  # the plugins import this module
-
-        super().__init__(model, backend=StateCopy(), compile=compile, max_length=max_length)
+        super().__init__(model, compile=compile, max_length=max_length)
         self.hold_nodes(max_slots)
         self.max_slots = max_slots
         self.tokens_run = 0
         self.num_slots = 0
-        self._chains: dict[int, Topology] = {}
         self._expand_pass = ExpandPass(self.cache)
         self._forward_expand = self._compiled(self._expand_forward)
         # Row 0 is the root's for good; a slot's row is written when it is run, from its parent's.
@@ -55,28 +49,28 @@ class SlotRunner(Target):
         self._masks[0, 0] = 0
         self._others = 1 - torch.eye(max_slots, dtype=self.dtype, device=self.device)
         self._depths = torch.zeros(max_slots, dtype=torch.long, device=self.device)
+        self._slots = torch.arange(max_slots, device=self.device)
+        self._root = self._slots[:1]
+        self._committed = torch.tensor([max_slots], device=self.device)
+        self._buffers: list[tuple[Tensor, Tensor]] = []
 
     @torch.inference_mode()
     def catch_up(self, tokens: Sequence[int]) -> Tensor:
         """Run ``tokens`` (the root last) from the committed prefix; all but the root are committed.
 
-        Padded to a fixed length, so that every step has the same shape. Slot 0 becomes the root.
-
         Returns:
             The root's logits [1, V].
         """
-        count = len(tokens)
-        width = max(count, CATCH_UP)
-        if width not in self._chains:
-            self._chains[width] = Topology(torch.arange(-1, width - 1, device=self.device)[None])
-        chain = self._chains[width]
-        ids = torch.tensor([[*tokens, *([0] * (width - count))]], device=self.device)
-        logits = self.score(Tree(ids, chain.parents, topology=chain))
-        self.tokens_run += width
-        self._open(count - 1)
-        if count > 1:
-            self.commit(torch.arange(count - 1, device=self.device)[None])
-        return logits[:, count - 1]
+        if not self._buffers:
+            self._make_slots()
+        logits = torch.empty(0)
+        self.num_slots = 1
+        for left in reversed(range(len(tokens))):
+            token = torch.tensor([[tokens[-1 - left]]], device=self.device)
+            place = self._committed if left else self._root
+            logits = self._run(token, self._committed, place, self._root, self._masks[:1])
+            self.cache.length += 1 if left else 0
+        return logits[:, 0]
 
     @torch.inference_mode()
     def expand(self, parents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,58 +79,58 @@ class SlotRunner(Target):
         Returns:
             Their slots [1, n] and logits [1, n, V].
         """
-        count = tokens.shape[1]
-        start = self.num_slots
-        if start + count > self.max_slots:
-            raise ValueError(f"draft tree: expected at most {self.max_slots} slots, got {start + count}")
-        self.num_slots += count
-        current = self._expand_pass
-        current.parents = parents[0]
-        current.slots = torch.arange(start, start + count, device=self.device)
-        self._reserve(self.length + self.max_slots)
-        self.cache.serving = current
-        self.tokens_run += count
-        logits = self._run_expand(current, tokens, start)
-        return current.slots[None], logits
+        start, end = self.num_slots, self.num_slots + tokens.shape[1]
+        if end > self.max_slots:
+            raise ValueError(f"draft tree: expected at most {self.max_slots} slots, got {end}")
+        self.num_slots = end
+        above, slots, rows = parents[0], self._slots[start:end], self._masks[:0]
+        if self.signature.attention:
+            self._depths[start:end] = self._depths.index_select(0, above) + 1
+            rows = self._masks.index_select(0, above) * self._others[start:end]
+            self._masks[start:end] = rows
+        return slots[None], self._run(tokens, above, slots, slots, rows)
 
     @torch.inference_mode()
     def move(self, slots: Sequence[int]) -> None:
         """Commit the path of ``slots``, from slot 0 downwards."""
-        source = torch.tensor(list(slots), device=self.device) + self.length
-        if slots[-1] != len(slots) - 1:  # otherwise the rows lie where they belong
+        if self.cache.attention and slots[-1] != len(slots) - 1:  # otherwise the rows lie where they belong
+            source = torch.tensor(list(slots), device=self.device) + self.length
             for rows in self.cache.attention.values():
                 rows.move(source, self.length)
-        last = slots[-1]
-        for index, layer in self.cache.recurrent.items():
-            assert layer.window is not None and layer.state is not None
-            layer.window.copy_(self._expand_pass.windows[index][last : last + 1])
-            layer.state.copy_(self._expand_pass.states[index][last : last + 1])
+        for windows, states in self._buffers:
+            windows[:, -1] = windows[:, slots[-1]]
+            states[:, -1] = states[:, slots[-1]]
         self.cache.length += len(slots)
 
-    def _open(self, node: int) -> None:
-        """Slot 0 is node ``node`` of the chain scored last."""
+    def _make_slots(self) -> None:
+        """Per stack, buffers [layers, S + 1, C, W] and [layers, S + 1, H, P, N]; their last row is the committed one."""
         current = self._expand_pass
-        for stack, (windows, states) in zip(self.stacks, self.kept, strict=True):
-            for layer, window, state in zip(stack.layers, windows, states, strict=True):
-                if layer.index not in current.windows:
-                    current.windows[layer.index] = window.new_zeros(self.max_slots, *window.shape[2:])
-                    current.states[layer.index] = state.new_zeros(self.max_slots, *state.shape[2:])
-                current.windows[layer.index][0] = window[0, node]
-                current.states[layer.index][0] = state[0, node]
-        self.num_slots = 1
+        for stack in self.stacks:
+            windows, states = (
+                each.repeat_interleave(self.max_slots + 1, dim=1) for each in (stack.windows, stack.states)
+            )
+            self._buffers.append((windows, states))
+            stack.hold(windows[:, -1:], states[:, -1:])
+            for i, layer in enumerate(stack.layers):
+                current.windows[layer.index], current.states[layer.index] = windows[i], states[i]
 
-    def _run_expand(self, current: ExpandPass, tokens: Tensor, start: int) -> Tensor:
-        end = start + tokens.shape[1]
-        depths = self._depths.index_select(0, current.parents) + 1
-        self._depths[start:end] = depths
-        positions = (depths + self.length)[None]
-        mask = positions[:, None, None, :]
+    def _run(self, tokens: Tensor, parents: Tensor, places: Tensor, slots: Tensor, masks: Tensor) -> Tensor:
+        """Logits [1, n, V] of ``tokens`` [1, n], whose states start from the rows ``parents`` and go to ``places``.
+
+        Args:
+            slots: whose attention rows and depths they have [n]. masks: among the slots, additive [n, S].
+        """
+        current = self._expand_pass
+        current.parents, current.slots = parents, places
+        self._reserve(self.length + self.max_slots)
+        self.cache.serving = current
+        self.tokens_run += tokens.shape[1]
+        rows = slots + self.length
+        positions, mask = rows[None], rows
         if self.signature.attention:
-            rows = self._masks.index_select(0, current.parents) * self._others[start:end]
-            self._masks[start:end] = rows
-            mask = self._slot_mask(rows)
+            positions, mask = (self._depths.index_select(0, slots) + self.length)[None], self._slot_mask(masks)
         with serving(current):
-            return self._forward_expand(current, tokens, positions, mask, current.slots + self.length)
+            return self._forward_expand(current, tokens, positions, mask, rows)
 
     def _slot_mask(self, rows: Tensor) -> Tensor:
         """Additive mask [1, 1, n, S]: everything committed, and of the slots (``rows`` [n, slots]) the own path."""

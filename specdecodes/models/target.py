@@ -214,7 +214,7 @@ class Target:
         """``method`` compiled, if this target compiles at all.
 
         Dynamo keeps graphs by code object and finds the right one by guards: on every module and weight of the
-        model, half a millisecond a step. A code object of its own leaves shapes as the only thing that can differ.
+        model, half a millisecond a step. With a code object of its own all Python objects are always the same ones.
         """
         if not self.compile:
             return method
@@ -224,7 +224,7 @@ class Target:
             MethodType(own, method.__self__),  # type: ignore[attr-defined]
             dynamic=False,
             fullgraph=True,
-            options={"guard_filter_fn": _guards_on_shapes},
+            options={"guard_filter_fn": _guards_on_tensors},
         )
 
     # -- forwards -------------------------------------------------------------------------------------------------
@@ -349,10 +349,10 @@ class Target:
         return current
 
 
-def _guards_on_shapes(entries: Sequence[Any]) -> list[bool]:
-    """Keep the guards on activations and caches, on symbolic sizes and on torch's global state."""
+def _guards_on_tensors(entries: Sequence[Any]) -> list[bool]:
+    """Keep what can change from call to call: activations and caches, which of them are one tensor, sizes, modes."""
+    kinds = ("DUPLICATE_INPUT", "SHAPE_ENV", "GLOBAL_STATE", "GRAD_MODE")
     return [
-        entry.guard_type in ("SHAPE_ENV", "GLOBAL_STATE", "GRAD_MODE")
-        or (entry.guard_type == "TENSOR_MATCH" and not isinstance(entry.value, nn.Parameter))
+        entry.guard_type in kinds or (entry.guard_type == "TENSOR_MATCH" and not isinstance(entry.value, nn.Parameter))
         for entry in entries
     ]

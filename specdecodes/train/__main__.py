@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from specdecodes.cli.arguments import OneLineParser, run_reporting_errors
+
 EXAMPLE = """example:
   python -m specdecodes.train pretrain --recipe train/recipes/smoke.toml --output out/target --data FOLDER
   python -m specdecodes.train answers  --recipe train/recipes/smoke.toml --target out/target --output out/answers.jsonl
@@ -26,11 +28,10 @@ TASKS = {
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m specdecodes.train",
         description="Make the models and tables that draft, from recipes.",
         epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="task", required=True)
     for task, text in TASKS.items():
@@ -105,20 +106,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one task from the command line; returns the exit code (2 for bad input)."""
-    args = build_parser().parse_args(argv)
-    try:
-        outcome = run(args)
-    except (ValueError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        print(f"specdecodes.train: {error}", file=sys.stderr)
-        return 2
+    """Run one task from the command line; returns the exit code (2 for bad input, in one line)."""
+    return run_reporting_errors(lambda: _report(run(build_parser().parse_args(argv))), "specdecodes.train")
+
+
+def _report(outcome: dict[str, Any]) -> None:
     from specdecodes.train.trainer import is_main
 
     if is_main():
         for name, value in outcome.items():
             if not isinstance(value, list | dict):
                 print(f"{name}: {value}")
-    return 0
 
 
 if __name__ == "__main__":

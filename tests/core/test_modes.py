@@ -149,3 +149,31 @@ def test_a_static_cache_may_be_filled_to_its_last_position(mode):
     assert out.tokens == load(model, mode="naive").generate(prompt, max_new_tokens=LENGTH).tokens
     with pytest.raises(ValueError, match=f"but the static cache holds {9 + LENGTH} positions"):
         decoder.generate(prompt, max_new_tokens=LENGTH + 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["naive", "stree"])
+def test_a_compiled_decoder_says_the_same(mode):
+    """Up to the last position of the static cache: greedy and sampled, target and draft model, step, tree and jump."""
+    target, draft = toy_model("bamba"), near("bamba", torch.float32)
+    eager = load(target, draft, mode)
+    compiled = load(target, draft, mode, compile=True, max_length=9 + 90)
+    prompt = toy_prompt(9)
+    for sampling in ({}, {"temperature": 0.8, "seed": 1}):
+        expected = eager.generate(prompt, max_new_tokens=90, ignore_eos=True, **sampling)
+        found = compiled.generate(prompt, max_new_tokens=90, ignore_eos=True, **sampling)
+        assert found.tokens == expected.tokens
+        assert found.accept_lengths == expected.accept_lengths
+    with pytest.raises(ValueError, match="the static cache holds 99 positions"):
+        compiled.generate(prompt, max_new_tokens=91)
+
+
+@pytest.mark.slow
+def test_compiled_decoders_of_one_shape_do_not_share_what_they_compiled():
+    """Guards on modules are left out, so that a graph made for one model must never serve another."""
+    models = [toy_model("mamba2", seed=seed) for seed in (0, 1)]
+    models[1].config.layer_norm_epsilon = models[1].backbone.norm_f.variance_epsilon = 0.5  # a constant of the graph
+    prompt = toy_prompt(6)
+    for model in models:
+        plain = load(model, mode="naive").generate(prompt, max_new_tokens=12)
+        assert load(model, mode="naive", compile=True).generate(prompt, max_new_tokens=12).tokens == plain.tokens

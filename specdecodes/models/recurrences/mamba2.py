@@ -106,10 +106,8 @@ class Mamba2Stack:
         self.layers = layers
         self._jump = compiled(self._move_along)
         first = layers[0]
-        self.windows = torch.stack([_some(layer.window) for layer in layers])
-        self.states = torch.stack([_some(layer.state) for layer in layers])
-        for layer, window, state in zip(layers, self.windows, self.states, strict=True):
-            layer.window, layer.state = window, state
+        windows = torch.stack([_some(layer.window) for layer in layers])
+        self.hold(windows, torch.stack([_some(layer.state) for layer in layers]))
         self.heads, self.head_dim, self.state_dim = self.states.shape[2:]
         self.channels, self.width = self.windows.shape[2:]
         self.groups, self.activation, self.softplus = first.groups, first.activation, first.softplus
@@ -125,6 +123,12 @@ class Mamba2Stack:
         self.dt_bias = (
             None if first.dt_bias is None else torch.stack([_some(layer.dt_bias) for layer in layers])[:, None, None]
         )
+
+    def hold(self, windows: Tensor, states: Tensor) -> None:
+        """Take over buffers that hold the layers' windows and states."""
+        self.windows, self.states = windows, states
+        for layer, window, state in zip(self.layers, windows, states, strict=True):
+            layer.window, layer.state = window, state
 
     def jump(self, inputs: Tensor, dt: Tensor, path: Tensor) -> None:
         """Move every layer along ``path`` [B, D] (padded with -1), in closed form and in place.

@@ -9,7 +9,6 @@ from specdecodes import hookimpl, load
 from specdecodes.core.sampling import SamplingParams
 from specdecodes.core.state import DecodeState
 from specdecodes.core.tree import Tree, Verdict
-from specdecodes.models.slots import CATCH_UP
 from specdecodes.models.target import Target
 from specdecodes.plugin import Context
 from specdecodes.plugins.drafters.model import ModelDrafter
@@ -21,17 +20,20 @@ VOCAB = 48
 
 
 class Counter:
-    """Tokens that the draft ran, step by step."""
+    """Tokens that the draft ran, step by step, and how many had been accepted without being run."""
 
     def __init__(self, runner):
         self.runner = runner
         self.before = runner.tokens_run
         self.steps = []
+        self.waiting = [0]
 
     @hookimpl
-    def step_finished(self, state):
+    def step_finished(self, state, tree, verdict):
         self.steps.append(self.runner.tokens_run - self.before)
         self.before = self.runner.tokens_run
+        accepted = [node for node in verdict.path[0].tolist() if node >= 0]
+        self.waiting.append(sum(int(tree.slots[0, node]) < 0 for node in accepted))
 
 
 @pytest.mark.parametrize(
@@ -46,14 +48,16 @@ class Counter:
 )
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_step_runs_the_expanded_nodes_and_the_catch_up(settings, expanded, temperature):
-    """Nodes 0, 1, 2 of STree's tree and so on: what has children; leaves are never run as drafts."""
+    """Nodes 0, 1, 2 of STree's tree and so on: what has children. An accepted leaf is run with the next root."""
     decoder = load(toy_model("bamba"), toy_model("bamba"), **settings)
     drafter = next(p for p in decoder.greedy.hooks.manager.get_plugins() if isinstance(p, ModelDrafter))
     counter = Counter(drafter.runner)
     for assembly in (decoder.greedy, decoder.sampling):
         assembly.hooks.manager.register(counter, "counter")
     out = decoder.generate(toy_prompt(9), max_new_tokens=25, temperature=temperature, seed=0)
-    assert counter.steps == [CATCH_UP + expanded] * len(out.accept_lengths)
+    assert len(counter.steps) == len(out.accept_lengths)
+    assert counter.steps == [waiting + 1 + expanded for waiting in counter.waiting[:-1]]
+    assert max(counter.waiting) <= 1
 
 
 class Drafting:
