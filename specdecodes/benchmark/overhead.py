@@ -8,8 +8,6 @@ model this includes what surrounds its own forwards (positions, masks, slots); t
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +18,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from specdecodes.benchmark.provenance import provenance
+from specdecodes.benchmark.provenance import write_measurement
+from specdecodes.cli.arguments import OneLineParser, run_reporting_errors
 from specdecodes.core.decoder import Decoder
 from specdecodes.core.load import load
 from specdecodes.core.loop import steps
@@ -35,6 +34,7 @@ from specdecodes.plugins.drafters.model import ModelDrafter
 from specdecodes.plugins.observers.timing import Timing
 from specdecodes.testing import toy_model
 
+PROG = "python -m specdecodes.benchmark.overhead"
 HOOKS_LIMIT_US = 10.0
 """Hook calls of one step."""
 HOST_LIMIT_MS = 0.3
@@ -236,17 +236,21 @@ def measure(repeats: int = 300) -> dict[str, Any]:
     return {"limits": {"hooks_us": HOOKS_LIMIT_US, "host_ms": HOST_LIMIT_MS}, "hooks": hooks, "host": host}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Print both figures; 1 if one is above its limit."""
-    parser = argparse.ArgumentParser(prog="python -m specdecodes.benchmark.overhead", description=__doc__)
+def main(argv: list[str] | None = None) -> int:
+    """Print both figures; 1 if one is above its limit, 2 for bad input."""
+    return run_reporting_errors(lambda: _main(argv), PROG)
+
+
+def _main(argv: list[str] | None) -> int:
+    parser = OneLineParser(prog=PROG, description=__doc__)
     parser.add_argument(
         "--repeats", type=int, default=300, help="measurements, of which the least counts (default: 300)"
     )
     parser.add_argument("--threads", type=int, default=None, help="threads of torch (default: its own)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write numbers, versions and hardware to FILE")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     if options.repeats < 1:
-        parser.error(f"--repeats: expected at least 1, got {options.repeats}")
+        raise ValueError(f"--repeats: expected at least 1, got {options.repeats}")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     found = measure(options.repeats)
@@ -262,9 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"host, draft {draft}: {host['host_ms']:.3f} ms a step{limit}, median {median:.3f}")
         print(f"  of that: {phases}")
     if options.json is not None:
-        command = ["python", "-m", "specdecodes.benchmark.overhead", *(arguments or sys.argv[1:])]
-        text = json.dumps({**provenance(command, torch.device("cpu")), **found}, indent=2)
-        options.json.write_text(text + "\n", encoding="utf-8")
+        write_measurement(options.json, "specdecodes.benchmark.overhead", argv, found)
     within = hooks["hooks_us"] <= HOOKS_LIMIT_US and all(
         found["host"][draft]["host_ms"] <= HOST_LIMIT_MS for draft in LIMITED
     )

@@ -6,8 +6,9 @@ import os
 import platform
 import shlex
 import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 import specdecodes
+from specdecodes.benchmark.journal import replace_json
 
 PACKAGES = ("torch", "transformers", "tokenizers", "triton")
 
@@ -33,6 +35,12 @@ def provenance(command: Sequence[str], device: torch.device) -> dict[str, Any]:
         "versions": versions(),
         "hardware": hardware(device),
     }
+
+
+def write_measurement(path: Path, module: str, argv: Sequence[str] | None, found: Mapping[str, Any]) -> None:
+    """Write what ``python -m module argv`` has ``found`` on this CPU, with where it comes from (None: sys.argv)."""
+    command = ["python", "-m", module, *(sys.argv[1:] if argv is None else argv)]
+    replace_json(path, {**provenance(command, torch.device("cpu")), **found})
 
 
 def commit() -> dict[str, Any] | None:

@@ -6,8 +6,6 @@ sequence ops gain over the stock CPU scan at its best chunk size.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import time
@@ -19,8 +17,10 @@ import torch
 from transformers import Mamba2Config, Mamba2ForCausalLM
 
 from specdecodes import Target, load
-from specdecodes.benchmark.provenance import provenance
+from specdecodes.benchmark.provenance import write_measurement
+from specdecodes.cli.arguments import OneLineParser, run_reporting_errors
 
+PROG = "python -m specdecodes.benchmark.stock"
 STOCK_CHUNKS = (8, 16, 32, 64)
 
 
@@ -80,29 +80,30 @@ def measure_plain(new_tokens: int, repeat: int) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Print both comparisons; ``--json FILE`` keeps them with their provenance."""
-    parser = argparse.ArgumentParser(prog="python -m specdecodes.benchmark.stock", description=__doc__)
-    parser.add_argument("--prefill-tokens", type=int, default=512)
-    parser.add_argument("--new-tokens", type=int, default=128)
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write the result here")
+    return run_reporting_errors(lambda: _main(argv), PROG)
+
+
+def _main(argv: list[str] | None) -> None:
+    parser = OneLineParser(prog=PROG, description=__doc__)
+    parser.add_argument("--prefill-tokens", type=int, default=512, metavar="N", help="(default: 512)")
+    parser.add_argument("--new-tokens", type=int, default=128, metavar="N", help="(default: 128)")
+    parser.add_argument("--repeat", type=int, default=5, metavar="N", help="pairs (default: 5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write numbers, versions and hardware to FILE")
     args = parser.parse_args(argv)
-    result = {
+    for name in ("prefill_tokens", "new_tokens", "repeat"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(args, name)}")
+    found = {
         "prefill": measure_prefill(args.prefill_tokens, args.repeat),
         "plain": measure_plain(args.new_tokens, args.repeat),
     }
-    for name, row in result.items():
+    for name, row in found.items():
         print(
             f"{name}: ours {row['ours_seconds'] * 1e3:.1f} ms, stock {row['stock_seconds'] * 1e3:.1f} ms, "
             f"stock / ours {row['ratio']:.2f} ({row['ratio_range'][0]:.2f} to {row['ratio_range'][1]:.2f})"
         )
     if args.json:
-        partial = args.json.with_suffix(".partial")
-        origin = provenance(
-            ["python", "-m", "specdecodes.benchmark.stock", *(argv or sys.argv[1:])], torch.device("cpu")
-        )
-        partial.write_text(json.dumps({**origin, **result}, indent=1), encoding="utf-8")
-        partial.replace(args.json)
-    return 0
+        write_measurement(args.json, "specdecodes.benchmark.stock", argv, found)
 
 
 def _with_chunk(model: torch.nn.Module, chunk: int, run: Callable[[], Any]) -> float:

@@ -160,14 +160,14 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, str]:
     return settings
 
 
-def run_reporting_errors(function: Callable[[], None], prog: str = "specdecodes") -> int:
-    """Run a command's work; returns its exit code.
+def run_reporting_errors(function: Callable[[], int | None], prog: str = "specdecodes") -> int:
+    """Run a command's work; returns its exit code, 0 where the work returns none.
 
     Bad input (``ValueError``, ``OSError``) becomes one line on stderr and 2; ``LOGLEVEL=DEBUG`` adds the traceback.
     """
     try:
         set_log_level()
-        function()
+        code = function()
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough; the interpreter must not try to flush again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -179,7 +179,7 @@ def run_reporting_errors(function: Callable[[], None], prog: str = "specdecodes"
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return INTERRUPTED
-    return 0
+    return code or 0
 
 
 def set_log_level() -> None:

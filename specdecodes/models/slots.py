@@ -103,7 +103,7 @@ class SlotRunner(Target):
         self.cache.length += len(slots)
 
     def _make_slots(self) -> None:
-        """Per stack, buffers [layers, S + 1, C, W] and [layers, S + 1, H, P, N]; their last row is the committed one."""
+        """Per stack, buffers [layers, S + 1, C, W] and [layers, S + 1, H, P, N]; the last row is the committed one."""
         current = self._expand_pass
         for stack in self.stacks:
             windows, states = (
