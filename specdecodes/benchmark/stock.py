@@ -42,7 +42,7 @@ def measure_prefill(tokens: int, repeat: int) -> dict[str, Any]:
     """Prefill of ``tokens`` tokens on a 50M-parameter Mamba-2 with random weights, stock at its best chunk size."""
     torch.manual_seed(0)
     config = Mamba2Config(
-        vocab_size=16384, hidden_size=512, num_hidden_layers=20, num_heads=16, head_dim=64, state_size=128, n_groups=1,
+        vocab_size=16384, hidden_size=512, num_hidden_layers=24, num_heads=16, head_dim=64, state_size=128, n_groups=1,
         tie_word_embeddings=True,
     )  # fmt: skip
     model = Mamba2ForCausalLM(config).eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,12 +52,13 @@ class DistillTrainer(RecipeTrainer):
     def __init__(self, teacher: PreTrainedModel, distillation: Distillation, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         install(teacher)
-        self.teacher: nn.Module = teacher.requires_grad_(False).eval()
-        self.teacher.to(self.args.device)
+        teacher.requires_grad_(False).eval()
+        teacher.to(self.args.device)  # type: ignore[arg-type]
+        self.teacher: Callable[..., Any] = teacher
         self.distillation = distillation
         self._loss: Callable[..., Tensor] = distillation_loss
         if self.args.torch_compile:  # the Trainer compiles the student only; these two are half of a step
-            self.teacher = torch.compile(self.teacher)
+            self.teacher = torch.compile(teacher)
             self._loss = torch.compile(distillation_loss)
         # The Trainer's own mean over accumulated batches is right: every batch is full, but for an epoch's last.
         self.model_accepts_loss_kwargs = False
@@ -92,7 +93,7 @@ def principal_embeddings(weight: Tensor, width: int) -> Tensor:
 
 
 def _begin_like(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    own, theirs = (model.get_input_embeddings().weight for model in (student, teacher))
+    own, theirs = (cast("nn.Embedding", model.get_input_embeddings()).weight for model in (student, teacher))
     if own.shape[1] > theirs.shape[1]:
         raise ValueError(
             f"distillation.embeddings: 'principal' expects [model] hidden_size of at most the target's "

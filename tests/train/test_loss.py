@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, BambaConfig, Mamba2Config, PreTra
 
 from specdecodes.models.dense import DensePass
 from specdecodes.models.interpose import install, serving
-from specdecodes.train.distill import DistillTrainer, distillation_loss
+from specdecodes.train.distill import principal_embeddings, DistillTrainer, distillation_loss
 from specdecodes.train.recipe import Distillation, Training
 from tests.train.conftest import BAMBA, MAMBA2
 
@@ -160,3 +160,15 @@ def test_training_with_our_ops_has_the_stock_gradients(
     assert gradients[0].keys() == gradients[1].keys() == dict(model.named_parameters()).keys()
     for name, stock in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], stock, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_principal_embeddings_keep_most_of_the_inner_products() -> None:
+    """No projection to as few coordinates keeps more (Eckart and Young); all of them keep everything."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(40, 12, generator=generator) * torch.linspace(3, 0.1, 12)
+    gram = weight @ weight.T
+    error = [float((start @ start.T - gram).norm()) for start in (principal_embeddings(weight, n) for n in (3, 6, 12))]
+    assert error[0] > error[1] > error[2] and error[2] < 1e-4 * float(gram.norm())
+    for _ in range(20):
+        basis = torch.linalg.qr(torch.randn(12, 6, generator=generator)).Q
+        assert float(((weight @ basis) @ (weight @ basis).T - gram).norm()) > error[1]

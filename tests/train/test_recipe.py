@@ -135,6 +135,11 @@ def test_steps_cover_the_tokens_whatever_the_number_of_processes() -> None:
     assert [training.tokens_per_step(n) for n in (1, 2, 4)] == [60, 120, 240]
 
 
+def test_embeddings_begin_in_one_of_two_ways(make_recipe: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match=r"distillation.embeddings: expected 'random' or 'principal', got 'svd'"):
+        load_recipe(make_recipe("distill", distillation={"target": "x", "embeddings": "svd"}))
+
+
 @pytest.mark.parametrize("family", sorted(SUPPORTED))
 def test_settings_of_every_supported_family_are_known(family: str, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ValueError, match=rf"\[model\]: unknown setting 'hidden_sizes'; {family} has .*hidden_size,"):
