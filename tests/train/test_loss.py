@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, BambaConfig, Mamba2Config, PreTra
 
 from specdecodes.models.dense import DensePass
 from specdecodes.models.interpose import install, serving
-from specdecodes.train.distill import principal_embeddings, DistillTrainer, distillation_loss
+from specdecodes.train.distill import DistillTrainer, distillation_loss, principal_embeddings
 from specdecodes.train.recipe import Distillation, Training
 from tests.train.conftest import BAMBA, MAMBA2
 
