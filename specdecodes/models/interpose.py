@@ -24,7 +24,10 @@ from torch import Tensor, nn
 
 
 class Pass(Protocol):
-    """What serves the rebound ops during one forward: a method per op, named after it; what it lacks stays stock."""
+    """What serves the rebound ops during one forward: a method per op, named after it; what it lacks stays stock.
+
+    ``linear(layer, x)`` serves the weight products of packed layers (see ``models/products.py``).
+    """
 
     def causal_conv1d_fn(self, *args: Any, **kwargs: Any) -> Tensor:
         """Convolve [B, C, T]."""
@@ -48,6 +51,11 @@ class _Active(threading.local):
 
 _active = _Active()
 _rebound: dict[str, set[str]] = {}
+
+
+def under_way() -> Pass | None:
+    """The pass that serves this thread, if any."""
+    return _active.current
 
 
 @contextmanager
@@ -97,8 +105,7 @@ def install(model: nn.Module) -> set[str]:
 def _dispatcher(name: str, stock: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(stock)  # keeps inspect.signature truthful
     def dispatch(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the op's own signature
-        current = _active.current
-        serve = stock if current is None else getattr(current, name, stock)
+        serve = getattr(_active.current, name, stock)
         return serve(*args, **kwargs)
 
     return dispatch

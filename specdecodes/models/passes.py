@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from specdecodes.core.tree import Topology
+from specdecodes.kernels.linear.packed import packed_linear
 from specdecodes.models.cache import TreeCache
+from specdecodes.models.products import PackedLinear
 from specdecodes.models.recurrences import mamba2
 from specdecodes.models.recurrences.mamba2 import Mamba2Layer
 
@@ -40,6 +42,10 @@ class CachedPass:
     def attend(self, layer_idx: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store [B, heads, T, head dim] and return what attention reads."""
         return self.cache.attention_rows(layer_idx).write(self.positions, keys, values, self.visible)
+
+    def linear(self, layer: PackedLinear, x: Tensor) -> Tensor:
+        """The product of a linear layer, [..., in] to [..., out]."""
+        return packed_linear(x, layer.bias, layer.handle, layer.out_features)
 
     def mamba2_selective_state_update(self, *_: Any, **__: Any) -> Tensor:
         """Unreachable while ``TreeCache.has_previous_state`` is False; a mixer that gets here is not one we know."""

@@ -16,6 +16,7 @@ from specdecodes.models.cache import TreeCache
 from specdecodes.models.families import check_supported, signature_of
 from specdecodes.models.interpose import install, serving
 from specdecodes.models.passes import CachedPass, SequencePass, StepPass, TreePass
+from specdecodes.models.products import PackedProducts
 from specdecodes.models.recurrences.mamba2 import Mamba2Stack, make_stacks
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Target:
         self.device: torch.device = model.device  # a stock model looks through its parameters each time
         self.dtype: torch.dtype = model.dtype
         self.signature = signature_of(model)
+        self.products = PackedProducts(model)
         if backend is None:
             from specdecodes.plugins.states.replay import Replay
 
@@ -145,6 +147,7 @@ class Target:
         if mask is not None and not bool((mask == 1).all()):
             raise ValueError("prefill: attention_mask: expected all ones (one row needs no padding), got zeros")
         self.cache.reset()
+        self.products.refresh()
         self._scored = self._in_flight = None
         logits = self._run_sequence(ids, clamps=True, **model_inputs)
         if not self.stacks and self.cache.recurrent:

@@ -16,7 +16,9 @@ from .families import make, prompt_of, shared
 
 
 class Refusing:
-    """A pass that serves nothing."""
+    """A pass that refuses every op; weight products, which a target elsewhere may have packed, stay stock."""
+
+    linear = None
 
     def __getattr__(self, name: str) -> Any:
         raise LookupError(name)
