@@ -159,6 +159,10 @@ class Rng:
         """An index drawn from ``probs`` [V] (non-negative, any scale, not all zero)."""
         return int(torch.multinomial(probs, 1, generator=self.generator))
 
+    def choose(self, scores: Tensor) -> int:
+        """The next token: drawn from the log-probabilities ``scores`` [V]."""
+        return self.categorical(scores.exp())
+
     def draws(self, probs: Tensor, count: int, replacement: bool) -> Tensor:
         """``count`` indices per row of ``probs`` [n, V], in draw order: int64 [n, count].
 
@@ -172,3 +176,11 @@ class Rng:
         times, tokens = arrival.topk(min(count, probs.shape[-1]), dim=-1, largest=False, sorted=True)
         tokens = tokens.masked_fill(times.isinf(), -1)
         return torch.nn.functional.pad(tokens, (0, count - tokens.shape[-1]), value=-1)
+
+
+class Best(Rng):
+    """Takes the place of randomness at temperature 0, for rules that serve both kinds of temperature."""
+
+    def choose(self, scores: Tensor) -> int:
+        """The best of ``scores`` [V], normalised or not; the first of equals."""
+        return int(best_tokens(scores[None]))

@@ -12,10 +12,16 @@ from specdecodes.plugins.observers.timing import Timing
 from specdecodes.plugins.states.copy import StateCopy
 from specdecodes.plugins.states.reforward import Reforward
 from specdecodes.plugins.states.replay import Replay
+from specdecodes.plugins.trees.bigram_widen import BigramWiden
 from specdecodes.plugins.trees.static import Chain, Root, Static
+from specdecodes.plugins.verifiers.block import Block
+from specdecodes.plugins.verifiers.commonsense import Commonsense
+from specdecodes.plugins.verifiers.entropy_gate import EntropyGate
 from specdecodes.plugins.verifiers.greedy import Greedy
 from specdecodes.plugins.verifiers.residual import MultiStep, Rejection, WithoutReplacement
 from specdecodes.plugins.verifiers.token_match import TokenMatch
+from specdecodes.plugins.verifiers.traversal import Traversal
+from specdecodes.plugins.verifiers.typical import Typical
 
 
 @hookimpl
@@ -27,11 +33,17 @@ def register_components(registry: Registry) -> None:
     registry.add("tree", "root", Root)
     registry.add("tree", "chain", Chain)
     registry.add("tree", "static", Static)
+    registry.add("tree", "bigram-widen", BigramWiden)
     registry.add("verifier", "greedy", Greedy)
     registry.add("verifier", "token-match", TokenMatch)
     registry.add("verifier", "rejection", Rejection)
     registry.add("verifier", "multi-step", MultiStep)
     registry.add("verifier", "without-replacement", WithoutReplacement)
+    registry.add("verifier", "block", Block)
+    registry.add("verifier", "traversal", Traversal)
+    registry.add("verifier", "typical", Typical)
+    registry.add("verifier", "entropy-gate", EntropyGate)
+    registry.add("verifier", "commonsense", Commonsense)
     registry.add("state", "replay", Replay)
     registry.add("state", "copy", StateCopy)
     registry.add("state", "reforward", Reforward)

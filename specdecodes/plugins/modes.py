@@ -34,4 +34,14 @@ MODES: dict[str, tuple[Mode, tuple[str, ...]]] = {
         ),
         (),
     ),
+    "commonsense": (
+        Mode(
+            "model",
+            "static",
+            "commonsense",
+            ("commonsense",),
+            help="Lossy: a static tree; common followers of a token are accepted beside the target's choice.",
+        ),
+        (),
+    ),
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from specdecodes.core.sampling import Rng
+from specdecodes.core.sampling import Best, Rng
 from specdecodes.core.tree import Tree, Verdict
 from specdecodes.hookspecs import hookimpl
 
@@ -69,6 +70,72 @@ class WalkingVerifier(Verifier):
     ) -> tuple[list[int], int]:
         """Walk one row: ``logp`` [T, V], ``children`` per node in draw order; returns (path from the root, bonus)."""
         raise NotImplementedError
+
+
+class MatchingVerifier(WalkingVerifier):
+    """A rule that enters the child that equals the target's own choice; :meth:`otherwise` may enter another one.
+
+    At temperature 0 the target's choice is its best token, above that a draw from its distribution: one per node,
+    whoever asks. The choice that nothing was entered for is the bonus.
+    """
+
+    @hookimpl
+    def verify(self, state: DecodeState, tree: Tree) -> Verdict:
+        """See the base; at temperature 0 ``accept`` gets an rng that chooses the best."""
+        logp = state.process(state.target.score(tree), tree)
+        return self.accept(logp, tree, Best() if state.pipeline.greedy else state.rng)
+
+    def walk(
+        self, logp: Tensor, children: Sequence[Sequence[int]], tree: Tree, row: int, rng: Rng
+    ) -> tuple[list[int], int]:
+        """See the class."""
+        tokens = tree.tokens[row].tolist()
+
+        @cache
+        def choose(node: int) -> int:
+            return rng.choose(logp[node])
+
+        def match(node: int) -> int | None:
+            return next((child for child in children[node] if tokens[child] == choose(node)), None)
+
+        path = [0]
+        while True:
+            node = path[-1]
+            child = match(node)
+            if child is None and children[node]:
+                child = self.otherwise(logp[node], node, children[node], tokens, match)
+            if child is None:
+                return path, choose(node)
+            path.append(child)
+
+    def otherwise(
+        self,
+        scores: Tensor,
+        node: int,
+        children: Sequence[int],
+        tokens: Sequence[int],
+        match: Callable[[int], int | None],
+    ) -> int | None:
+        """Which of the ``children`` of ``node`` is entered although none is the target's choice; None: none.
+
+        Args:
+            scores: the target's log-probabilities [V] after ``node`` (greedy: not normalised).
+            tokens: of all nodes. match: the child of a node that equals the target's choice there, if there is one.
+        """
+        return None
+
+
+def standing_depths(tree: Tree, accepted: Tensor) -> Tensor:
+    """The depth of every node that is ``accepted`` (bool [B, T]) with all above it, -1 elsewhere: int64 [B, T].
+
+    The root always stands, padding never.
+    """
+    structure = tree.structure
+    if tree.num_nodes is not None:
+        accepted = accepted & tree.real
+    accepted = accepted | (structure.depths == 0)
+    stands = (structure.ancestors <= accepted[:, None, :]).all(-1)  # <= is "implies"
+    return torch.where(stands, structure.depths, -1)
 
 
 def children_of(tree: Tree, row: int) -> list[list[int]]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from specdecodes.core.sampling import Rng, best_tokens
 from specdecodes.core.tree import Tree, Verdict
-from specdecodes.plugins.verifiers.base import Verifier
+from specdecodes.plugins.verifiers.base import Verifier, standing_depths
 
 
 class Greedy(Verifier):
@@ -21,12 +21,7 @@ class Greedy(Verifier):
         """No loop over nodes and no synchronisation: a node stands if it and all above it match."""
         best = best_tokens(logp)
         structure = tree.structure
-        matches = tree.tokens == best.gather(1, tree.parents.clamp(min=0))
-        if tree.num_nodes is not None:
-            matches &= tree.real
-        matches[:, 0] = True
-        stands = (structure.ancestors <= matches[:, None, :]).all(-1)  # <= is "implies"
-        depth = torch.where(stands, structure.depths, -1)
+        depth = standing_depths(tree, tree.tokens == best.gather(1, tree.parents.clamp(min=0)))
         num_accepted, last = depth.max(dim=1)
         rows = torch.arange(last.shape[0], device=last.device)
         return Verdict(structure.paths[rows, last], num_accepted, best[rows, last])

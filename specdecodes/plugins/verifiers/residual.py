@@ -39,13 +39,12 @@ class Residual(WalkingVerifier):
                 q = tree.logq[row, node].to(p.dtype).exp()
                 for child in children[node]:
                     token = tokens[child]
-                    if rng.bernoulli(_ratio(float(p[token]), float(q[token]))):
+                    if rng.bernoulli(acceptance(float(p[token]), float(q[token]))):
                         accepted = child
                         break
-                    p = _normalised((p - q).clamp(min=0), p)
+                    p = normalised((p - q).clamp(min=0), p)
                     if self.renormalise:
-                        q = q.index_fill(0, torch.tensor([token], device=q.device), 0.0)
-                        q = _normalised(q, q)
+                        q = without(q, token)
             if accepted is None:
                 return path, rng.categorical(p)
             path.append(accepted)
@@ -71,12 +70,20 @@ class WithoutReplacement(Residual):
     renormalise = True
 
 
-def _ratio(p: float, q: float) -> float:
+def acceptance(p: float, q: float) -> float:
+    """min(1, p / q): how probably a token is accepted that was drawn with probability q and is wanted with p."""
     # q = 0 cannot be drawn; a caller's tree that claims it was is judged by the target alone.
     return min(1.0, p / q) if q > 0 else float(p > 0)
 
 
-def _normalised(values: Tensor, fallback: Tensor) -> Tensor:
+def normalised(values: Tensor, fallback: Tensor) -> Tensor:
+    """``values`` [V] with sum 1; ``fallback`` where they are all 0."""
     total = values.sum()
     # An empty residual means p == q up to rounding, where a rejection has probability 0.
     return values / total if float(total) > 0 else fallback
+
+
+def without(q: Tensor, token: int) -> Tensor:
+    """The draft distribution ``q`` [V] of the next sibling, once ``token`` has been drawn without replacement."""
+    left = q.index_fill(0, torch.tensor([token], device=q.device), 0.0)
+    return normalised(left, left)

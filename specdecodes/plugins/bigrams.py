@@ -1,0 +1,186 @@
+"""Bigram tables: which tokens most often follow a token, counted once over a corpus.
+
+The file (safetensors, no pickle) holds ``followers`` [V, K], int32: row t has the K tokens that most often follow t,
+most frequent first, padded with -1. Metadata: format, version, vocab_size, tokenizer (see :func:`fingerprint`),
+tokens (how many were counted).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from specdecodes import assets
+from specdecodes.benchmark.journal import replace
+from specdecodes.plugins.drafters.ngram_counts import count
+from specdecodes.plugins.drafters.ngram_table import NgramTable
+
+if TYPE_CHECKING:
+    from specdecodes.plugin import Context
+
+_FORMAT, _VERSION = "specdecodes.bigrams", "1"
+_MAKE = "make one with 'specdecodes bigrams build'"
+
+Integers = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class BigramTable:
+    """The most frequent followers of every token.
+
+    Attributes:
+        followers: int32 [V, K], most frequent first, padded with -1.
+        tokenizer: the fingerprint of the tokenizer that made the ids; "" if nobody said.
+        tokens: how many tokens were counted.
+    """
+
+    followers: Integers
+    tokenizer: str = ""
+    tokens: int = 0
+
+    @classmethod
+    def build(
+        cls, documents: Iterable[Sequence[int]], vocab_size: int, *, top: int = 12, tokenizer: str = ""
+    ) -> BigramTable:
+        """Count ``documents`` (token ids below ``vocab_size``); no pair crosses from one to the next.
+
+        Args:
+            top: followers that a token keeps, K. tokenizer: fingerprint of what made the ids.
+
+        Raises:
+            ValueError: ``top`` below 1, an id out of range, no pair of tokens in the documents.
+        """
+        if top < 1:
+            raise ValueError(f"top: expected at least 1 follower per token, got {top}")
+        documents = list(documents)
+        level = count(documents, vocab_size, (1,), top)[0]
+        followers = _ranked(level.contexts[level.owner], level.successors, vocab_size, top)
+        return cls(followers, tokenizer, sum(map(len, documents)))
+
+    @classmethod
+    def from_ngrams(cls, table: NgramTable, tokenizer: str = "") -> BigramTable:
+        """The contexts of one token of an n-gram table; how many tokens it was counted over is not known (0)."""
+        size = table.orders[0]
+        counts = table.num_successors[:size].astype(np.int64)
+        owner = np.repeat(table.context_tokens[:size].astype(np.int64), counts)
+        successors = table.successors[: counts.sum()].astype(np.int64)
+        return cls(_ranked(owner, successors, table.vocab_size, int(counts.max(initial=1))), tokenizer)
+
+    @classmethod
+    def load(cls, path: str | Path) -> BigramTable:
+        """Read a file that :meth:`save` wrote.
+
+        Raises:
+            ValueError: no such file, a pickle or something else that is no table, a damaged one.
+        """
+        if not Path(path).is_file():
+            raise ValueError(f"bigrams: expected a file, got {str(path)!r}, which is none; {_MAKE}")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        except (SafetensorError, OSError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"bigrams: {path}: expected a safetensors file, got something else or a damaged one ({error}); {_MAKE}"
+            ) from error
+        if (metadata.get("format"), metadata.get("version")) != (_FORMAT, _VERSION):
+            got = f"format {metadata.get('format')!r}, version {metadata.get('version')!r}"
+            raise ValueError(f"bigrams: {path}: expected format {_FORMAT!r}, version {_VERSION!r}, got {got}; {_MAKE}")
+        try:
+            table = cls(tensors["followers"], metadata["tokenizer"], int(metadata["tokens"]))
+            table._check(int(metadata["vocab_size"]))
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"bigrams: {path}: damaged ({error}); {_MAKE}") from error
+        return table
+
+    def save(self, path: Path) -> None:
+        """Write the file that :meth:`load` reads, replacing an earlier one in one go."""
+        metadata = {"format": _FORMAT, "version": _VERSION, "tokenizer": self.tokenizer}
+        metadata |= {"vocab_size": str(self.vocab_size), "tokens": str(self.tokens)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace(path, [save({"followers": self.followers}, metadata)])
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids are below this."""
+        return int(self.followers.shape[0])
+
+    def after(self, token: int) -> list[int]:
+        """The followers of ``token``, most frequent first; a token that the table does not know has none."""
+        if not 0 <= token < self.vocab_size:
+            return []
+        return [follower for follower in self.followers[token].tolist() if follower >= 0]
+
+    def check_fits(self, tokenizer: Any, vocab_size: int) -> None:  # noqa: ANN401 - tokenizers have no common base
+        """Refuse a table for other token ids.
+
+        Args:
+            tokenizer: the target's; None: there is none, and the sizes of the vocabularies must be equal.
+            vocab_size: the target's, which may be padded above the tokenizer's.
+
+        Raises:
+            ValueError: another tokenizer, or another vocabulary.
+        """
+        if tokenizer is not None and self.tokenizer:
+            if (own := fingerprint(tokenizer)) != self.tokenizer:
+                raise ValueError(
+                    f"bigrams: expected a table that was counted with the target's tokenizer ({own}), got one of "
+                    f"another ({self.tokenizer}); {_MAKE}"
+                )
+        elif self.vocab_size != vocab_size:
+            raise ValueError(
+                f"bigrams: expected a vocabulary of {vocab_size} (the target's), got {self.vocab_size}; {_MAKE}"
+            )
+
+    def _check(self, vocab_size: int) -> None:
+        """Raise ValueError where the table contradicts itself."""
+        table = self.followers
+        if table.dtype != np.int32 or table.ndim != 2 or 0 in table.shape or len(table) != vocab_size:
+            raise ValueError(f"followers: expected int32 [{vocab_size}, K], got {table.dtype} {list(table.shape)}")
+        if not -1 <= table.min() <= table.max() < vocab_size:
+            raise ValueError(f"followers: expected ids below {vocab_size} or -1, got {table.min()} to {table.max()}")
+
+
+def bigrams_of(context: Context, named: str | Path | BigramTable | None) -> BigramTable:
+    """The table that a component's setting ``bigrams`` names, checked against the target.
+
+    None is the embedded table, for the embedded target alone: the one-token contexts of its n-gram table.
+
+    Raises:
+        ValueError: none named for another target, a file that is no table, a table for another tokenizer.
+    """
+    target, tokenizer = context.target, context.tokenizer
+    if named is None or named == "":
+        if not target.is_embedded:
+            raise ValueError(
+                f"bigrams: expected a table for this target (--set bigrams=FILE), got none; {_MAKE} --target ... "
+                "(only the embedded target comes with one)"
+            )
+        return BigramTable.from_ngrams(NgramTable.load(assets.ngram_table(), target.vocab_size))
+    table = named if isinstance(named, BigramTable) else BigramTable.load(named)
+    table.check_fits(tokenizer, target.vocab_size)
+    return table
+
+
+def fingerprint(tokenizer: Any) -> str:  # noqa: ANN401 - tokenizers have no common base
+    """What tells one vocabulary from another: a hash of every id with its token."""
+    tokens = sorted((index, token) for token, index in tokenizer.get_vocab().items())
+    return "sha256 " + hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:16]
+
+
+def _ranked(owner: Integers, successors: Integers, vocab_size: int, top: int) -> Integers:
+    """Followers int32 [V, top] of successors that stand owner by owner (ascending), best first."""
+    rank = np.arange(len(owner)) - np.searchsorted(owner, owner)
+    kept = rank < top
+    followers = np.full((vocab_size, top), -1, dtype=np.int32)
+    followers[owner[kept], rank[kept]] = successors[kept]
+    return followers
