@@ -156,6 +156,35 @@ def mode_is_lossless(components: Registry, mode: Mode) -> bool:
     return all(bool(components.get("verifier", name).lossless) for name in (mode.greedy, *mode.sampling))
 
 
+def check_lossless(components: Registry, name: str, verify: Any = None) -> None:  # noqa: ANN401 - a name or an object
+    """Refuse the mode ``name``, some of whose verifiers may be replaced by ``verify``, unless all are lossless.
+
+    Raises:
+        ValueError: a lossy verifier, or one that does not say; an unknown name.
+    """
+    mode = components.get("mode", name).factory
+    assert isinstance(mode, Mode)
+    used: dict[str, tuple[Any, ...]] = {"greedy": (mode.greedy,), "sampling": mode.sampling}
+    if verify is not None:
+        judge = components.get("verifier", verify).factory if isinstance(verify, str) else verify
+        used |= dict.fromkeys(getattr(judge, "serves", used), (verify,))
+    for part in (part for parts in used.values() for part in parts):
+        judge = components.get("verifier", part).factory if isinstance(part, str) else part
+        if not getattr(judge, "lossless", False):
+            got = part if isinstance(part, str) else type(part).__name__
+            raise ValueError(
+                f"mode {name!r}: expected lossless verifiers alone (--lossless-only), got {got!r}, which is lossy; "
+                "choose another mode or verifier, or allow lossy ones"
+            )
+
+
+def mode_label(components: Registry, name: str) -> str:
+    """The mode's name as it is shown: a lossy one says so."""
+    mode = components.get("mode", name).factory
+    assert isinstance(mode, Mode)
+    return name if mode_is_lossless(components, mode) else f"{name} (lossy)"
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The message for an unknown name: a near one, then the sorted list."""
     known = sorted(known)

@@ -178,5 +178,5 @@ class Bench:
             tree=names["tree"],
             verifier=type(verifier).__name__,
             state=names["state"],
-            lossless=bool(getattr(verifier, "lossless", False)),
+            lossless=assembly.lossless,
         )

@@ -20,6 +20,7 @@ from specdecodes.benchmark.questions import Question
 from specdecodes.benchmark.records import BASELINE, QuestionRecord
 from specdecodes.benchmark.stats import rate
 from specdecodes.benchmark.watcher import Watcher
+from specdecodes.plugin import mode_label, registry
 
 
 class ProgressBar(Watcher):
@@ -50,7 +51,7 @@ class ProgressBar(Watcher):
 
     def asking(self, question: Question, mode: str) -> None:
         """Name the question and the mode."""
-        self._progress.update(self._task, description=f"question {question.question_id} {mode}")
+        self._progress.update(self._task, description=f"question {question.question_id} {_label(mode)}")
 
     def finished(self, record: QuestionRecord) -> None:
         """Move the bar."""
@@ -70,6 +71,10 @@ class ProgressBar(Watcher):
         base = rate(self._tokens[BASELINE], self._seconds[BASELINE])
         speeds = {mode: rate(tokens, self._seconds[mode]) for mode, tokens in self._tokens.items()}
         return "  ".join(
-            f"{mode} {speed:.0f} tokens/s" + (f" ({speed / base:.2f}x)" if base and mode != BASELINE else "")
+            f"{_label(mode)} {speed:.0f} tokens/s" + (f" ({speed / base:.2f}x)" if base and mode != BASELINE else "")
             for mode, speed in speeds.items()
         )
+
+
+def _label(mode: str) -> str:
+    return mode_label(registry(), mode)

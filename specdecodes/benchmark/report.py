@@ -23,7 +23,7 @@ def print_report(summary: Summary, console: Console) -> None:
     table = Table()
     table.add_column("", no_wrap=True)
     for mode in summary.modes:
-        table.add_column(mode.mode, justify="right")
+        table.add_column(mode.label, justify="right")
     for label, cell in _rows(summary):
         table.add_row(label, *(cell(mode) for mode in summary.modes))
     console.print(table)
@@ -123,7 +123,7 @@ def _verdict(mode: ModeSummary) -> Text:
     bad = not mode.valid or mode.speedup < 1
     style = "bold red" if not mode.valid else "yellow" if bad else "green" if "faster" in mode.verdict else ""
     number = "" if not mode.valid else f" ({speedup_cell(mode)} times)"
-    return Text(f"{mode.mode}: {mode.verdict}{number}", style=style)
+    return Text(f"{mode.label}: {mode.verdict}{number}", style=style)
 
 
 def _mismatch_lines(mode: ModeSummary, most: int = 5) -> list[str]:
@@ -133,11 +133,11 @@ def _mismatch_lines(mode: ModeSummary, most: int = 5) -> list[str]:
     for found in ordered[:most]:
         reason = "explained by rounding" if found["explained"] else "NOT explained by rounding"
         lines.append(
-            f"{mode.mode}: question {found['question_id']}, turn {int(str(found['turn'])) + 1}: differs at token "
+            f"{mode.label}: question {found['question_id']}, turn {int(str(found['turn'])) + 1}: differs at token "
             f"{found['position']}, logit gap {found['gap']:.2g} ({reason}, tolerance {found['tolerance']:.2g})"
         )
     if len(ordered) > most:
-        lines.append(f"{mode.mode}: {len(ordered) - most} more unequal answers in the summary")
+        lines.append(f"{mode.label}: {len(ordered) - most} more unequal answers in the summary")
     return lines
 
 

@@ -39,7 +39,7 @@ EXAMPLES = f"""examples:
 
 _SAME = (
     *("target", "draft", "tokenizer", "dtype", "device", "compile", "threads", "questions", "hub_id"),
-    *("max_questions", "repeat", "warmup", "out_dir", "log_dir", "resume"),
+    *("max_questions", "repeat", "warmup", "out_dir", "log_dir", "resume", "lossless_only"),
 )
 """Flags that go into the settings as they are."""
 

@@ -12,9 +12,9 @@ from typing import Any
 from specdecodes.benchmark.questions import EMBEDDED, Question
 from specdecodes.benchmark.records import BASELINE
 from specdecodes.core.sampling import SamplingParams
-from specdecodes.plugin import registry
+from specdecodes.plugin import check_lossless, registry
 
-_NOT_PART_OF_THE_RESULT = {"out_dir", "log_dir", "resume"}
+_NOT_PART_OF_THE_RESULT = {"out_dir", "log_dir", "resume", "lossless_only"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class RunSettings:
         repeat: answers per turn and mode. warmup: rounds before measuring.
         out_dir: the run's folder; None makes one named after the time below ``log_dir`` (None: ``runs``).
             With both, ``out_dir`` gets the answers and ``log_dir`` the summary.
+        lossless_only: refuse modes in which a lossy verifier decides.
         resume: go on with the run in ``out_dir``, or with the latest one below ``log_dir``.
     """
 
@@ -65,6 +66,7 @@ class RunSettings:
     out_dir: Path | None = None
     log_dir: Path | None = None
     resume: bool = False
+    lossless_only: bool = False
 
     def __post_init__(self) -> None:
         checks = (
@@ -79,6 +81,9 @@ class RunSettings:
                 raise ValueError(f"{name}: expected {expected}, got {getattr(self, name)}")
         self.params(0)
         object.__setattr__(self, "modes", canonical_modes(self.modes))
+        if self.lossless_only:
+            for mode in self.modes:
+                check_lossless(registry(), mode, None if mode == BASELINE else self.verify)
         replaced = [name for name in ("propose", "build_tree", "verify", "commit_state") if getattr(self, name)]
         if self.modes == (BASELINE,) and (replaced or self.settings):
             name = (replaced or list(self.settings))[0]

@@ -94,6 +94,11 @@ class ModeSummary:
     peak_bytes: int
     verdict: str
 
+    @property
+    def label(self) -> str:
+        """The mode's name as it is shown: a lossy one says so."""
+        return self.mode if self.components.lossless else f"{self.mode} (lossy)"
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -167,7 +172,7 @@ def summarise_mode(
         distinct_4grams=distinct_share(turns),
         seconds=seconds,
         peak_bytes=max((t.peak_bytes for t in turns), default=0),
-        verdict=verdict(mode, speedup, interval, valid),
+        verdict=verdict(mode, speedup, interval, valid, components.lossless),
     )
 
 
@@ -188,8 +193,10 @@ def _acceptance(turns: Sequence[TurnRecord]) -> dict[str, Any]:
     }
 
 
-def verdict(mode: str, speedup: float, interval: Interval | None, valid: bool) -> str:
+def verdict(mode: str, speedup: float, interval: Interval | None, valid: bool, lossless: bool = True) -> str:
     """A mode's outcome in words."""
+    if not lossless:
+        return f"lossy; {verdict(mode, speedup, interval, valid)}"
     if mode == BASELINE:
         return "plain decoding"
     if not valid:

@@ -68,7 +68,7 @@ def _row(number: int, summary: Mapping[str, Any], mode: Mapping[str, Any]) -> tu
     baseline = mode is summary["modes"][0]
     sampling = "greedy" if settings["temperature"] == 0 else f"T = {settings['temperature']:g}"
     return (
-        f"`{mode['mode']}`",
+        f"`{mode['mode']}`{'' if mode['components']['lossless'] else ' (lossy)'}",
         mode["components"]["draft"] or mode["components"]["drafter"],
         f"{Path(settings['questions']).stem} ({summary['num_questions']}) [{number}]",
         f"{'compiled' if settings['compile'] else 'eager'}, {summary['dtype']}, {sampling}",

@@ -13,6 +13,7 @@ from specdecodes.plugin import unknown
 
 COMMANDS = {
     "generate": ("specdecodes.cli.generate", "stream one answer and say how fast it came"),
+    "bigrams": ("specdecodes.cli.bigrams", "count which tokens follow which in a corpus"),
     "plugins": ("specdecodes.cli.plugins", "list modes and components"),
     "train": ("specdecodes.train.__main__", "train a target or a drafter by a recipe"),
 }

@@ -77,6 +77,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="float32, bfloat16, float16, float64 (default: float32 on a CPU, the checkpoint's own on a GPU)",
     )
     group.add_argument("--compile", "--cg", action="store_true", help="compile or capture the forwards")
+    group.add_argument(
+        "--lossless-only", action="store_true", help="refuse modes and verifiers that are lossy ('specdecodes plugins')"
+    )
     group = parser.add_argument_group("parts of the mode ('specdecodes plugins' lists them)")
     for part, kind in PARTS.items():
         group.add_argument(f"--{part.replace('_', '-')}", metavar="NAME", help=f"replace the {kind}")
@@ -121,6 +124,7 @@ def load_from(args: argparse.Namespace, **extra: Any) -> Decoder:
         device=args.device,
         dtype=args.dtype,
         compile=args.compile,
+        lossless_only=args.lossless_only,
         **parts,
         **extra,
         **settings,

@@ -115,7 +115,7 @@ def report(decoder: Decoder, generation: Generation) -> Iterator[str]:
     timings, new = generation.timings, len(generation.tokens[0])
     decoded = new - 1  # the first token comes with the prefill
     rate = f", {decoded / timings['decode']:.1f} tokens/s" if decoded else ""
-    yield f"mode             {decoder.mode}"
+    yield f"mode             {decoder.mode}{'' if generation.lossless else ' (lossy)'}"
     yield f"prefill          {timings['prefill']:.3f} s ({generation.prompt_tokens} tokens)"
     yield f"decode           {timings['decode']:.3f} s ({decoded} tokens{rate})"
     yield f"tokens per step  {generation.tau:.2f} ({len(generation.accept_lengths)} steps, bonus token included)"

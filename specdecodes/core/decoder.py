@@ -31,6 +31,7 @@ class Generation:
         accept_lengths: tokens emitted by each decode step, bonus included: ``sum == len(tokens[0]) - 1``.
         timings: seconds: ``prefill``, ``decode`` (everything after it), and what observers add.
         prompt_tokens: length of the prompt.
+        lossless: what the verifier declares: the tokens are the target's own, or distributed as they are.
     """
 
     tokens: list[list[int]]
@@ -39,6 +40,7 @@ class Generation:
     timings: dict[str, float]
     prompt_tokens: int
     extras: dict[str, Any] = field(default_factory=dict)
+    lossless: bool = True
 
     @property
     def tau(self) -> float:
@@ -52,6 +54,11 @@ class Assembly:
 
     hooks: Hooks
     draws: str
+
+    @property
+    def lossless(self) -> bool:
+        """What the verifier declares."""
+        return bool(getattr(self.hooks.manager.get_plugin("verifier"), "lossless", False))
 
 
 class Decoder:
@@ -188,7 +195,8 @@ class Decoder:
         if self.tokenizer is not None:
             text = self.tokenizer.decode(state.tokens[0], skip_special_tokens=True)
             text = state.stop.cut(text) if state.stop is not None else text
-        generation = Generation(state.tokens, text, state.accept_lengths, timings, state.prompt.shape[1])
+        prompt_tokens, lossless = state.prompt.shape[1], assembly.lossless
+        generation = Generation(state.tokens, text, state.accept_lengths, timings, prompt_tokens, lossless=lossless)
         assembly.hooks.generation_finished(state, generation)
         return generation
 

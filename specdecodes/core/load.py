@@ -16,7 +16,7 @@ from specdecodes.core.settings import read_setting
 from specdecodes.models.loading import is_embedded, load_model, load_tokenizer, parse_device, parse_dtype
 from specdecodes.models.selftest import self_test
 from specdecodes.models.target import Target
-from specdecodes.plugin import Component, Context, Hooks, Mode, Registry, registry, unknown
+from specdecodes.plugin import Component, Context, Hooks, Mode, Registry, check_lossless, registry, unknown
 
 _checked: weakref.WeakKeyDictionary[PreTrainedModel, torch.dtype] = weakref.WeakKeyDictionary()
 
@@ -35,6 +35,7 @@ def load(
     commit_state: Any = None,  # noqa: ANN401
     compile: bool = False,
     max_length: int | None = None,
+    lossless_only: bool = False,
     observers: Sequence[Any] = (),
     **settings: Any,
 ) -> Decoder:
@@ -49,16 +50,19 @@ def load(
         propose, build_tree, verify, commit_state: replace one part of the mode each: a component's name or an object.
         compile: compile the forwards with ``torch.compile`` (static caches; the first steps take long).
         max_length: tokens that a static cache can hold, prompt included; default: grow as needed.
+        lossless_only: refuse a mode in which a lossy verifier decides at any temperature.
         observers: names or objects that get the events.
         **settings: the components' keyword settings, for example ``tree="3,2.1,2.1,3"``.
 
     Raises:
-        ValueError: an unknown name or setting, a model that cannot be loaded or fails the self-test, components that
-            do not fit together at any temperature.
+        ValueError: an unknown name or setting, a lossy verifier where ``lossless_only``, a model that cannot be
+            loaded or fails the self-test, components that do not fit together at any temperature.
     """
     components = registry()
     chosen = components.get("mode", mode).factory
     assert isinstance(chosen, Mode)
+    if lossless_only:
+        check_lossless(components, mode, verify)
     where = parse_device(device)
     model = load_model(target, "target", where, parse_dtype(dtype, where))
     runner = Target(model, compile=compile, max_length=max_length)

@@ -49,7 +49,7 @@ class BigramTable:
 
     @classmethod
     def build(
-        cls, documents: Iterable[Sequence[int]], vocab_size: int, *, top: int = 12, tokenizer: str = ""
+        cls, documents: Iterable[Sequence[int] | Integers], vocab_size: int, *, top: int = 12, tokenizer: str = ""
     ) -> BigramTable:
         """Count ``documents`` (token ids below ``vocab_size``); no pair crosses from one to the next.
 
@@ -138,7 +138,8 @@ class BigramTable:
                 )
         elif self.vocab_size != vocab_size:
             raise ValueError(
-                f"bigrams: expected a vocabulary of {vocab_size} (the target's), got {self.vocab_size}; {_MAKE}"
+                f"bigrams: expected a vocabulary of {vocab_size} (the target's), got {self.vocab_size}; {_MAKE}, or "
+                "name the target's tokenizer, so that the two can be compared"
             )
 
     def _check(self, vocab_size: int) -> None:

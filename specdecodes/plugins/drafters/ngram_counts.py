@@ -36,7 +36,7 @@ class Level:
 
 
 def count(
-    documents: Iterable[Sequence[int]], vocab_size: int, min_counts: Sequence[int], max_successors: int
+    documents: Iterable[Sequence[int] | Integers], vocab_size: int, min_counts: Sequence[int], max_successors: int
 ) -> list[Level]:
     """Count contexts of ``len(min_counts)`` orders; see :meth:`NgramTable.build`.
 
@@ -99,7 +99,7 @@ def smallest(parts: Sequence[Integers]) -> Integers:
     return values.astype(np.min_scalar_type(int(values.max(initial=0))))
 
 
-def _flatten(documents: Iterable[Sequence[int]], vocab_size: int) -> tuple[Integers, Integers]:
+def _flatten(documents: Iterable[Sequence[int] | Integers], vocab_size: int) -> tuple[Integers, Integers]:
     """All ids one after the other, and the place of each in its document."""
     arrays = [np.asarray(document, dtype=np.int64) for document in documents]
     if not any(len(array) > 1 for array in arrays):

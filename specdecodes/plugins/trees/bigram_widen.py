@@ -99,7 +99,5 @@ def _parse_levels(levels: str, depth: int) -> frozenset[int]:
         return frozenset(range(depth + 1))
     parts = levels.split(".")
     if not all(part.isdecimal() and int(part) <= depth for part in parts):
-        raise ValueError(
-            f"levels: expected 'all' or levels from 0 (the root) to {depth} by dots ('0.1'), got {levels!r}"
-        )
+        raise ValueError(f"levels: expected 'all' or levels 0 (the root) to {depth} by dots ('0.1'), got {levels!r}")
     return frozenset(int(part) for part in parts)
