@@ -15,7 +15,7 @@ from specdecodes.testing.drafter import check_drafter
 from specdecodes.testing.enumeration import EnumeratingRng, explore, total_variation
 from specdecodes.testing.literal import LiteralDrafter, LiteralProposal, LiteralTarget
 from specdecodes.testing.state_backend import check_state_backend
-from specdecodes.testing.toys import toy_context, toy_model
+from specdecodes.testing.toys import toy_bigrams, toy_context, toy_model
 from specdecodes.testing.tree_builder import check_tree_builder
 from specdecodes.testing.verifier import check_verifier
 
@@ -31,6 +31,7 @@ __all__ = [
     "check_tree_builder",
     "check_verifier",
     "explore",
+    "toy_bigrams",
     "total_variation",
     "toy_context",
     "toy_model",

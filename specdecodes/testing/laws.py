@@ -23,6 +23,7 @@ CASES = (
     "a target of one token",
     "a draft of one token",
     "both cut to their two best tokens",
+    "both cut to their nucleus",
 )
 
 
@@ -62,9 +63,18 @@ def laws_of(case: str, vocab: int) -> Laws:
             return target, draft.masked_fill(~one, -torch.inf)
         if case == "both cut to their two best tokens":
             return tuple(x.masked_fill(x < x.topk(2)[0][-1], -torch.inf) for x in (target, draft))  # type: ignore[return-value]
+        if case == "both cut to their nucleus":
+            # Of another size after every path, and with room for tokens that only one of the two keeps.
+            return tuple(x.masked_fill(_outside_nucleus(x, 0.75), -torch.inf) for x in (target, draft))  # type: ignore[return-value]
         return target, draft
 
     return Laws(vocab, lambda path: pair(path)[0], lambda path: pair(path)[1])
+
+
+def _outside_nucleus(logits: Tensor, mass: float) -> Tensor:
+    """Which tokens [V] top-p sampling drops: those that the better ones before them reach ``mass`` without."""
+    p, order = logits.softmax(-1).sort(descending=True)
+    return (p.cumsum(-1) - p >= mass)[order.argsort()]
 
 
 def draw_tree(parents: Sequence[int], laws: Laws, rng: Rng, draws: str) -> Tree:

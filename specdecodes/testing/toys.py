@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, BambaConfig, LlamaConfig, Mamba2C
 
 from specdecodes.models.target import Target
 from specdecodes.plugin import Context
+from specdecodes.plugins.bigrams import BigramTable
 
 FAMILIES = ("bamba", "mamba2", "llama")
 """Hybrid, state-space, attention."""
@@ -39,6 +40,12 @@ def toy_context(
     """A context as a factory gets it: a toy target, a toy draft model, no tokenizer."""
     model = toy_model(target, vocab_size=vocab_size, dtype=dtype)
     return Context(Target(model), draft=toy_model(draft, vocab_size=vocab_size, dtype=dtype, seed=1))
+
+
+def toy_bigrams(vocab_size: int = VOCAB, top: int = 3) -> BigramTable:
+    """A bigram table in which every token has ``top`` random followers."""
+    rows = [torch.randperm(vocab_size, generator=numbers("bigrams", token))[:top] for token in range(vocab_size)]
+    return BigramTable(torch.stack(rows).int().numpy())
 
 
 def numbers(*parts: object) -> torch.Generator:

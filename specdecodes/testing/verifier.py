@@ -24,7 +24,13 @@ PROMPT, ROOT = 0, 0
 TOLERANCE = 1e-12
 """Total variation that rounding in float64 may leave."""
 
-FEW = ("random", "nearly equal laws", "a draft of one token", "both cut to their two best tokens")
+FEW = (
+    "random",
+    "nearly equal laws",
+    "a draft of one token",
+    "both cut to their two best tokens",
+    "both cut to their nucleus",
+)
 
 SHAPES: tuple[tuple[tuple[int, ...], int, tuple[str, ...]], ...] = (
     ((-1, 0, 1), 4, CASES),
@@ -33,9 +39,10 @@ SHAPES: tuple[tuple[tuple[int, ...], int, tuple[str, ...]], ...] = (
     ((-1, 0, 0, 0), 4, FEW),
     ((-1, 0, 0, 0), 3, FEW),
     ((-1, 0, 0, 1, 1), 3, FEW),
-    ((-1, 0, 0, 1, 2), 3, ("random",)),
+    ((-1, 0, 0, 1, 2), 3, ("random", "both cut to their nucleus")),
+    ((-1, 0, 0, 1, 3), 3, ("random", "a draft of one token")),
 )
-"""(parents, vocabulary, cases): chains, stars, two levels; small enough to enumerate all trees and all outcomes."""
+"""(parents, vocabulary, cases): chains, stars, two and three levels; small enough to enumerate all trees and all outcomes."""
 
 
 def check_verifier(verifier: Any, *, context: Context | None = None, **settings: Any) -> None:  # noqa: ANN401

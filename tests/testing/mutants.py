@@ -11,11 +11,16 @@ from specdecodes.plugins.states.copy import StateCopy
 from specdecodes.plugins.states.replay import Replay
 from specdecodes.plugins.trees.static import Static, topology_of
 from specdecodes.plugins.verifiers.base import WalkingVerifier
+from specdecodes.plugins.verifiers.block import Block
+from specdecodes.plugins.verifiers.commonsense import Commonsense
+from specdecodes.plugins.verifiers.entropy_gate import EntropyGate
 from specdecodes.plugins.verifiers.greedy import Greedy
 from specdecodes.plugins.verifiers.residual import Rejection, WithoutReplacement
 from specdecodes.plugins.verifiers.token_match import TokenMatch
+from specdecodes.plugins.verifiers.traversal import Traversal
+from specdecodes.plugins.verifiers.typical import Typical
 from specdecodes.testing.literal import LiteralDrafter, LiteralProposal
-from specdecodes.testing.toys import VOCAB, numbers
+from specdecodes.testing.toys import VOCAB, numbers, toy_bigrams, toy_context
 
 # -- tree builders ------------------------------------------------------------------------------------------------
 
@@ -387,6 +392,75 @@ class Commits(Greedy):
         return verdict
 
 
+class ClaimsTypical(Typical):
+    """Calls a lossy rule lossless; the four below too."""
+
+    lossless = True
+
+
+class ClaimsGate(EntropyGate):
+    lossless = True
+    serves = ("sampling",)
+
+
+class ClaimsOtherGate(ClaimsGate):
+    def __init__(self, context=None):
+        super().__init__(context, gate="probability", threshold=0.1, window_size=0)
+
+
+class ClaimsCommonsense(Commonsense):
+    lossless = True
+    serves = ("sampling",)
+
+    def __init__(self, context=None):
+        super().__init__(toy_context(vocab_size=5), bigrams=toy_bigrams(5))  # the check has 3 to 5 tokens
+
+
+class ClaimsGreedyCommonsense(ClaimsCommonsense):
+    serves = ("greedy",)
+
+
+class Overwrites(TokenMatch):
+    """Writes the target's choice over the first child, as the common-sense verification of others does."""
+
+    lossless = False
+
+    def otherwise(self, scores, node, children, tokens, match):
+        self.tokens[0, children[0]] = scores.argmax()
+        return children[0]
+
+    def accept(self, logp, tree, rng):
+        self.tokens = tree.tokens
+        return super().accept(logp, tree, rng)
+
+
+class TraversalForOtherDraws(Traversal):
+    """Judges draws without replacement as if they were independent."""
+
+    draws = ("without_replacement",)
+
+    def accept(self, logp, tree, rng):
+        tree = Tree(tree.tokens, tree.parents, tree.num_nodes, tree.slots, tree.logq, "iid", tree.topology)
+        return super().accept(logp, tree, rng)
+
+
+class TraversalFromRoot(Traversal):
+    """Judges siblings last drawn first."""
+
+    def walk(self, logp, children, tree, row, rng):
+        return super().walk(logp, [nodes[::-1] for nodes in children], tree, row, rng)
+
+
+class BlockOfTwo(Block):
+    """Takes what follows an accepted block from the target, where the draft went on."""
+
+    def accept(self, logp, tree, rng):
+        verdict = super().accept(logp, tree, rng)
+        last = verdict.path.gather(1, verdict.num_accepted[:, None])[:, 0]
+        rows = [rng.categorical(logp[row, node].exp()) for row, node in enumerate(last.tolist())]
+        return Verdict(verdict.path, verdict.num_accepted, torch.tensor(rows))
+
+
 class UndeclaredVerifier(Rejection):
     """Declares kinds of draws that nobody knows."""
 
@@ -410,6 +484,15 @@ VERIFIERS = {
     ForgetsRoot: "expected the root",
     CountsRoot: "does not fit the path",
     Commits: "committed; that is the state back-end's part",
+    ClaimsTypical: "declared lossless",
+    ClaimsGate: "declared lossless",
+    ClaimsOtherGate: "declared lossless",
+    ClaimsCommonsense: "declared lossless",
+    ClaimsGreedyCommonsense: "best tokens along the tree",
+    Overwrites: "changed the tree in place",
+    TraversalForOtherDraws: "declared lossless",
+    TraversalFromRoot: "declared lossless",
+    BlockOfTwo: "declared lossless",
     UndeclaredVerifier: "draws: expected some of",
 }
 

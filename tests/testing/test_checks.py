@@ -19,6 +19,7 @@ from specdecodes.testing import (
     check_tree_builder,
     check_verifier,
     decoding,
+    toy_bigrams,
     toy_context,
 )
 
@@ -31,6 +32,9 @@ CHECKS = {
     "state": check_state_backend,
     "observer": check_observer,
 }
+NEEDS = {"bigram-widen": {"bigrams": toy_bigrams(24)}, "commonsense": {"bigrams": toy_bigrams()}}
+"""Settings without which a component does not come on a toy target; trees are checked with 24 tokens."""
+
 SHIPPED = [(kind, name) for kind in CHECKS for name in registry().names(kind)]
 BROKEN = [
     (kind, mutant, says)
@@ -47,13 +51,14 @@ BROKEN = [
 
 @pytest.mark.parametrize(("kind", "name"), SHIPPED)
 def test_shipped_components_pass(kind, name):
-    CHECKS[kind](registry().get(kind, name).factory)
+    context = {"context": toy_context(vocab_size=24)} if name == "bigram-widen" else {}
+    CHECKS[kind](registry().get(kind, name).factory, **context, **NEEDS.get(name, {}))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", registry().names("mode"))
 def test_shipped_modes_pass(mode):
-    check_mode(mode)
+    check_mode(mode, **NEEDS.get(mode, {}))
 
 
 @pytest.mark.parametrize("tree", ["1", "4", "1,1,1", "2,1.0,1", "2,0.2,1.1", "3,2.1,2.1,3", "2,2.2,1.1.1.1"])
