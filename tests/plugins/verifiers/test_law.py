@@ -15,8 +15,10 @@ from specdecodes.core.tree import Tree
 from specdecodes.plugin import Hooks
 from specdecodes.plugins.states.replay import Replay
 from specdecodes.plugins.trees.static import Static
+from specdecodes.plugins.verifiers.block import Block
 from specdecodes.plugins.verifiers.residual import MultiStep, Rejection, WithoutReplacement
 from specdecodes.plugins.verifiers.token_match import TokenMatch
+from specdecodes.plugins.verifiers.traversal import Traversal
 from specdecodes.testing import LiteralDrafter, LiteralTarget, explore, total_variation
 from specdecodes.testing.enumeration import sequence_law
 from specdecodes.testing.laws import CASES, Laws, draw_tree, laws_of
@@ -41,9 +43,13 @@ COMBINATIONS = {
     "multi-step": (MultiStep, "iid", "2"),
     "without-replacement": (WithoutReplacement, "without_replacement", "2"),
     "token-match": (TokenMatch, "none", "2,1"),
+    "block": (Block, "iid", "1,1"),
+    "traversal": (Traversal, "without_replacement", "2,1"),
 }
 OTHER_DRAWS = {
     "rejection-without-replacement": (Rejection, "without_replacement", "1,1"),
+    "block-without-replacement": (Block, "without_replacement", "1,1"),
+    "traversal-iid": (Traversal, "iid", "2"),
     "token-match-iid": (TokenMatch, "iid", "2"),
     "token-match-without-replacement": (TokenMatch, "without_replacement", "2"),
 }
@@ -125,7 +131,7 @@ def law_of(laws):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("verifier", [Rejection, MultiStep, WithoutReplacement])
+@pytest.mark.parametrize("verifier", [Rejection, MultiStep, WithoutReplacement, Block, Traversal])
 def test_a_single_draft_is_accepted_as_often_as_the_laws_overlap(verifier, case):
     laws = laws_of(case, 5)
     first, accepted = one_step(verifier(), laws, (-1, 0), verifier.draws[0])
@@ -181,7 +187,7 @@ def test_a_rule_for_independent_draws_does_not_fit_draws_without_replacement():
     assert total_variation(biased, law_of(laws)) > 0.01
 
 
-@pytest.mark.parametrize("verifier", [Rejection, MultiStep, WithoutReplacement, TokenMatch])
+@pytest.mark.parametrize("verifier", [Rejection, MultiStep, WithoutReplacement, TokenMatch, Block, Traversal])
 def test_float32_rounding_stays_small_and_finite(verifier):
     for case in CASES:
         laws = laws_of(case, 5)

@@ -21,6 +21,8 @@ MODES = {
     "rejection": dict(mode="sd", depth=2),
     "multi-step": dict(mode="stree", verify="multi-step", tree="2,1.1"),
     "without-replacement": dict(mode="stree", tree="2,1.1"),
+    "block": dict(mode="sd", verify="block", depth=2),
+    "traversal": dict(mode="stree", verify="traversal", tree="2,1.1"),
 }
 
 
