@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
 import reprlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
-EMBEDDED = "embedded"
+from specdecodes.data import EMBEDDED, QUESTIONS, SETS, HubSet, hub_records, json_lines
 
 
 @dataclass(frozen=True)
@@ -24,21 +21,7 @@ class Question:
     turns: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class HubSet:
-    """Where a data set lives on the hub, and the file that holds the same questions for a machine without it."""
-
-    hub_id: str
-    config: str | None
-    split: str
-    local_file: str
-
-
-HUB_SETS = {
-    "mt_bench": HubSet("HuggingFaceH4/mt_bench_prompts", None, "train", "FastChat's question.jsonl"),
-    "gsm8k": HubSet("openai/gsm8k", "main", "test", "GSM8K's test.jsonl"),
-    "humaneval": HubSet("openai/openai_humaneval", None, "test", "HumanEval.jsonl"),
-}
+HUB_SETS = {name: SETS[name] for name in ("mt_bench", "gsm8k", "humaneval")}
 
 KNOWN_SETS = (EMBEDDED, *HUB_SETS)
 
@@ -109,11 +92,11 @@ def _open_source(spec: str, hub_id: str | None) -> _Source:
             f"hub_id: expected none with the questions {spec!r}, got {hub_id!r}; it goes with {', '.join(HUB_SETS)}"
         )
     if spec == EMBEDDED:
-        return _file_source("embedded questions", files(__package__).joinpath("questions.jsonl"))
+        return _file_source("embedded questions", QUESTIONS)
     return _file_source(spec, Path(spec))
 
 
-def _file_source(name: str, file: Traversable) -> _Source:
+def _file_source(name: str, file: Path) -> _Source:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -126,37 +109,13 @@ def _file_source(name: str, file: Traversable) -> _Source:
         raise ValueError(
             f"questions {name!r}: expected a readable file of UTF-8 text, got {error}; check its path and encoding"
         ) from error
-    return _Source(name, "line", _json_lines(name, text))
-
-
-def _json_lines(name: str, text: str) -> Iterator[tuple[int, object]]:
     # Not splitlines(): a JSON string may hold U+2028 and other characters at which splitlines() would cut it.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(
-                f"{name}: line {number}: expected one JSON object per line, got {reprlib.repr(line)} ({error}); "
-                "correct this line or remove it"
-            ) from error
-        yield number, record
+    return _Source(name, "line", json_lines(name, text.split("\n")))
 
 
 def _hub_source(spec: str, hub_set: HubSet, hub_id: str) -> _Source:
-    try:
-        import datasets
-
-        records = datasets.load_dataset(hub_id, hub_set.config, split=hub_set.split)
-    except Exception as error:  # the hub client fails with the errors of several libraries
-        config = f", config {hub_set.config!r}" if hub_set.config else ""
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"questions {spec!r}: expected the data set {hub_id}{config}, split {hub_set.split!r} from the hub, "
-            f"got {type(error).__name__}: {reason}; without the hub, give the path of a local file instead "
-            f"({hub_set.local_file}), or use {EMBEDDED!r}"
-        ) from error
+    way_out = f"without the hub, give the path of a local file instead ({hub_set.local_file}), or use {EMBEDDED!r}"
+    records = hub_records(f"questions {spec!r}", way_out, hub_id, hub_set.config, hub_set.split)
     return _Source(hub_id, "record", enumerate(records, 1))
 
 

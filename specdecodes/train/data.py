@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from specdecodes.data import hub_records, json_lines, passages
 from specdecodes.train.recipe import Recipe, Source
 
 Document = list[dict[str, str]]
@@ -117,13 +118,8 @@ def read_lines(path: Path) -> Iterator[Any]:
         ValueError: a line that is not JSON, with its number.
     """
     # Not splitlines(): JSON may hold the other line breaks of Unicode, U+2028 for one, as they are.
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: line {number} is not JSON ({error})") from error
+    for _, record in json_lines(str(path), path.read_text(encoding="utf-8").split("\n")):
+        yield record
 
 
 def _records_from_file(source: Source, folder: Path) -> Iterator[Any]:
@@ -145,34 +141,20 @@ def _records_from_file(source: Source, folder: Path) -> Iterator[Any]:
 
 
 def _records_from_hub(source: Source) -> Iterator[Any]:
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
     if not source.hub:
         raise ValueError(f"data source {source.name}: no hub id in the recipe; give its folder with --data")
-    try:
-        records = load_dataset(source.hub, source.config, split=source.split, data_files=source.data_files)
-    except (OSError, ValueError, DatasetsError) as error:
-        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
-        raise ValueError(
-            f"data source {source.name}: cannot load {source.data_files or source.hub} ({reason}); "
-            f"give a folder that holds {source.file} with --data"
-        ) from error
+    way_out = f"give a folder that holds {source.file} with --data"
+    records = hub_records(
+        f"data source {source.name}", way_out, source.hub, source.config, source.split, data_files=source.data_files
+    )
     if source.hub == "text":  # one record per line
         records = _passages("\n".join(record["text"] for record in records))
     yield from records
 
 
 def _passages(text: str) -> Iterator[dict[str, Any]]:
-    """Cut a long text at blank lines into passages of about 2,000 characters, so that shuffling mixes them in."""
-    passage = ""
-    for paragraph in text.split("\n\n"):
-        passage += paragraph + "\n\n"
-        if len(passage) > 2000:
-            yield {"text": passage}
-            passage = ""
-    if passage.strip():
-        yield {"text": passage}
+    """A long text in passages, so that shuffling mixes them in."""
+    return ({"text": passage} for passage in passages(text))
 
 
 def split_documents(documents: Sequence[Document], held_out: float, seed: int) -> tuple[list[Document], list[Document]]:

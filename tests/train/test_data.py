@@ -119,7 +119,7 @@ def test_record_of_another_format_is_named_by_its_number(format_name: str, recor
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("x.jsonl", '{"text": "a"}\n{"text": \n', r"x\.jsonl: line 2 is not JSON"),
+        ("x.jsonl", '{"text": "a"}\n{"text": \n', r"x\.jsonl: line 2: expected one JSON object per line"),
         ("x.json", "[1, ", r"x\.json: not JSON"),
         ("x.json", '{"text": "a"}', r"x\.json: expected a JSON list of records, got dict"),
         ("x.jsonl", "\n", "data source ours: no records"),
@@ -157,7 +157,7 @@ def test_hub_out_of_reach_names_the_way_out(error: Exception, monkeypatch: pytes
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(
-        ValueError, match=r"ours: cannot load some/set \(.*\); give a folder that holds x\.jsonl"
+        ValueError, match=r"ours: expected the data set some/set.*; give a folder that holds x\.jsonl"
     ) as caught:
         read_source(source("text", hub="some/set"), None)
     assert "\n" not in str(caught.value)
