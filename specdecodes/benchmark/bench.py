@@ -11,6 +11,7 @@ from specdecodes.benchmark.arms import components_of
 from specdecodes.benchmark.conversation import Conversation
 from specdecodes.benchmark.equality import compare
 from specdecodes.benchmark.folder import RunFolder
+from specdecodes.benchmark.likelihood import log_perplexity
 from specdecodes.benchmark.memory import PeakMemory
 from specdecodes.benchmark.questions import Question
 from specdecodes.benchmark.records import BASELINE, QuestionRecord, TurnRecord
@@ -19,6 +20,7 @@ from specdecodes.benchmark.stats import distinct_ngrams
 from specdecodes.benchmark.summary import Components, Summary, distinct_share, summarise_mode, summary_row
 from specdecodes.benchmark.watcher import Watcher
 from specdecodes.core.decoder import Decoder, Generation
+from specdecodes.models.target import Target
 
 
 class Bench:
@@ -35,6 +37,8 @@ class Bench:
         self.target = arms[BASELINE].target
         self.device = self.target.device
         self.memory = PeakMemory(self.device)
+        # One that is not compiled: a graph for every length of an answer would cost more than it gains.
+        self.judge = Target(self.target.model) if settings.perplexity else None
 
     def warm_up(self, questions: Sequence[Question]) -> None:
         """Let every mode answer the shortest and the longest first turn, unmeasured.
@@ -128,6 +132,7 @@ class Bench:
             ngrams=distinct_ngrams(tokens),
             peak_bytes=peak,
             mismatch=mismatch,
+            log_perplexity=log_perplexity(self.judge, params, prompt, tokens) if self.judge is not None else None,
             **counts,
         )
 

@@ -47,6 +47,7 @@ class TurnRecord:
         ngrams: distinct and all 4-grams.
         peak_bytes: the most memory in use while it was decoded (see :mod:`specdecodes.benchmark.memory`).
         mismatch: greedy only: None for an answer equal to the baseline's.
+        log_perplexity: nats per token (see :mod:`specdecodes.benchmark.likelihood`); None: not asked for.
     """
 
     mode: str
@@ -63,6 +64,7 @@ class TurnRecord:
     ngrams: tuple[int, int] = (0, 0)
     peak_bytes: int = 0
     mismatch: Mismatch | None = None
+    log_perplexity: float | None = None
 
     @property
     def wall_seconds(self) -> float:

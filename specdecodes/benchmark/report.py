@@ -46,6 +46,7 @@ def notes(summary: Summary) -> list[str]:
     ]
     if not _greedy(summary):
         lines.append("Sampled answers are not compared token by token; 'lossless' is what the verifier declares.")
+    lines += [line for mode in summary.modes if (line := _perplexity_line(mode))]
     for question in summary.skipped:
         lines.append(f"skipped question {question['question_id']}: {question['reason']}")
     lines += [line for mode in summary.modes for line in _mismatch_lines(mode)]
@@ -71,6 +72,20 @@ def equal_cell(mode: ModeSummary) -> str:
         return "lossless" if mode.components.lossless else "NOT lossless"
     share = f"{mode.equal}/{mode.compared} ({mode.equal / mode.compared:.0%})"
     return share if mode.valid else f"NOT EQUAL {share}"
+
+
+def log_perplexity_cell(mode: ModeSummary) -> str:
+    """The answers' mean log-perplexity under the target."""
+    return "-" if mode.log_perplexity is None else f"{mode.log_perplexity:.3f}"
+
+
+def difference_cell(mode: ModeSummary) -> str:
+    """By how much it differs from the baseline's, with the interval."""
+    if mode.log_perplexity_difference is None:
+        return "-"
+    interval = mode.log_perplexity_interval
+    bounds = f" [{interval.low:+.3f}, {interval.high:+.3f}]" if interval is not None else ""
+    return f"{mode.log_perplexity_difference:+.3f}{bounds}"
 
 
 def _title(summary: Summary) -> str:
@@ -100,6 +115,9 @@ def _rows(summary: Summary) -> list[Row]:
     ]
     rows += [(f"  at depth {depth + 1}", _at_depth(depth)) for depth in range(deepest)]
     rows.append(("distinct 4-grams", lambda m: f"{m.distinct_4grams:.0%}"))
+    if any(mode.log_perplexity is not None for mode in summary.modes):
+        rows.append(("log-perplexity, nats/token", log_perplexity_cell))
+        rows.append(("  minus the baseline's", difference_cell))
     rows += [(f"{part}, s", _part(part)) for part in ("prefill", "decode")]
     rows += [(f"  {part}", _part(part)) for part in PARTS]
     rows.append((f"peak memory ({summary.memory})", lambda m: f"{m.peak_bytes / 2**20:,.0f} MiB"))
@@ -124,6 +142,18 @@ def _verdict(mode: ModeSummary) -> Text:
     style = "bold red" if not mode.valid else "yellow" if bad else "green" if "faster" in mode.verdict else ""
     number = "" if not mode.valid else f" ({speedup_cell(mode)} times)"
     return Text(f"{mode.label}: {mode.verdict}{number}", style=style)
+
+
+def _perplexity_line(mode: ModeSummary) -> str:
+    interval = mode.log_perplexity_interval
+    if interval is None:
+        return ""
+    if interval.low <= 0 <= interval.high:
+        return f"{mode.mode}: the interval of the log-perplexity's difference includes 0."
+    return (
+        f"{mode.mode}: the interval of the log-perplexity's difference EXCLUDES 0: its answers are "
+        f"{'likelier' if interval.high < 0 else 'less likely'} than plain decoding's."
+    )
 
 
 def _mismatch_lines(mode: ModeSummary, most: int = 5) -> list[str]:

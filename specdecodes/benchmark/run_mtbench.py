@@ -39,7 +39,7 @@ EXAMPLES = f"""examples:
 
 _SAME = (
     *("target", "draft", "tokenizer", "dtype", "device", "compile", "threads", "questions", "hub_id"),
-    *("max_questions", "repeat", "warmup", "out_dir", "log_dir", "resume", "lossless_only"),
+    *("max_questions", "repeat", "warmup", "perplexity", "out_dir", "log_dir", "resume", "lossless_only"),
 )
 """Flags that go into the settings as they are."""
 
@@ -110,6 +110,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, metavar="N", help="torch's threads")
     add("--repeat", type=int, default=1, metavar="N", help="answers per turn and mode (default: 1)")
     add("--warmup", type=int, default=1, metavar="N", help="rounds before measuring (default: 1)")
+    add("--perplexity", action="store_true", help="compare the answers' mean log-perplexity under the target, too")
     add("--out-dir", type=Path, metavar="DIR", help="the run's folder (default: named after the time, in --log-dir)")
     add("--log-dir", type=Path, metavar="DIR", help="where runs go (default: runs); with --out-dir: the summary alone")
     add("--resume", action="store_true", help="go on with the run in --out-dir, or with the latest in --log-dir")

@@ -31,6 +31,7 @@ class RunSettings:
         seed: every answer's seed follows from it; all modes get the same one for the same turn.
         dtype, device, compile: as for :func:`specdecodes.load`, for the baseline too. threads: torch's (None: as is).
         repeat: answers per turn and mode. warmup: rounds before measuring.
+        perplexity: also score every answer with the target (outside the clock).
         out_dir: the run's folder; None makes one named after the time below ``log_dir`` (None: ``runs``).
             With both, ``out_dir`` gets the answers and ``log_dir`` the summary.
         lossless_only: refuse modes in which a lossy verifier decides.
@@ -63,6 +64,7 @@ class RunSettings:
     threads: int | None = None
     repeat: int = 1
     warmup: int = 1
+    perplexity: bool = False
     out_dir: Path | None = None
     log_dir: Path | None = None
     resume: bool = False

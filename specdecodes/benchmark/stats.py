@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 import torch
+from torch import Tensor
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -14,7 +15,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A bootstrap interval of a ratio."""
+    """A bootstrap interval."""
 
     low: float
     high: float
@@ -52,16 +53,47 @@ def bootstrap_ratio(
     """
     if len(pairs) < 2:
         return None
-    table = torch.tensor([[p.base_tokens, p.base_seconds, p.tokens, p.seconds] for p in pairs], dtype=torch.float64)
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(pairs), (resamples, len(pairs)), generator=generator)
-    base_tokens, base_seconds, tokens, seconds = table[drawn].sum(1).unbind(1)
-    ratios = (tokens * base_seconds) / (seconds * base_tokens)
-    ratios = ratios[ratios.isfinite()]
-    if ratios.numel() == 0:
+    rows = [(p.base_tokens, p.base_seconds, p.tokens, p.seconds) for p in pairs]
+    base_tokens, base_seconds, tokens, seconds = _resampled(rows, resamples, seed)
+    return _percentiles((tokens * base_seconds) / (seconds * base_tokens), confidence)
+
+
+def mean_difference(differences: Sequence[Sequence[float]]) -> float:
+    """Mean over all answers; ``differences`` holds those of each question's answers."""
+    return sum(map(sum, differences)) / sum(map(len, differences))
+
+
+def bootstrap_difference(
+    differences: Sequence[Sequence[float]],
+    *,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> Interval | None:
+    """Percentile bootstrap of :func:`mean_difference`: whole questions are drawn with replacement.
+
+    Returns:
+        None with fewer than two questions.
+    """
+    if len(differences) < 2:
+        return None
+    sums, counts = _resampled([(sum(own), len(own)) for own in differences], resamples, seed)
+    return _percentiles(sums / counts, confidence)
+
+
+def _resampled(rows: Sequence[Sequence[float]], resamples: int, seed: int) -> tuple[Tensor, ...]:
+    """The columns of ``rows`` (one per question), each summed over every resample: float64 [resamples]."""
+    table = torch.tensor(rows, dtype=torch.float64)
+    drawn = torch.randint(len(rows), (resamples, len(rows)), generator=torch.Generator().manual_seed(seed))
+    return table[drawn].sum(1).unbind(1)
+
+
+def _percentiles(values: Tensor, confidence: float) -> Interval | None:
+    values = values[values.isfinite()]
+    if values.numel() == 0:
         return None
     tail = (1 - confidence) / 2
-    low, high = torch.quantile(ratios, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    low, high = torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return Interval(low, high)
 
 

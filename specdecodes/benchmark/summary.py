@@ -12,7 +12,9 @@ from specdecodes.benchmark.stats import (
     Pair,
     acceptance_by_depth,
     add_by_depth,
+    bootstrap_difference,
     bootstrap_ratio,
+    mean_difference,
     rate,
     speed_ratio,
 )
@@ -38,6 +40,10 @@ DEFINITIONS = {
     "the tolerance (1e-4 in float32 and float64) of the target's best logit after the common prefix",
     "distinct_4grams": "distinct over all 4-grams within each answer, summed over answers; repetition flatters "
     "speculation",
+    "log_perplexity": "mean negative log-likelihood of an answer's tokens under the target, nats per token, at the "
+    "run's temperature (greedy: 1) and without truncation, averaged over answers",
+    "log_perplexity_difference": "log_perplexity minus the baseline's on the same prompts; its interval is the 95 % "
+    "percentile bootstrap over whole questions. A lossless mode's includes 0 in 19 of 20 runs",
     "peak_bytes": "CUDA: the allocator's peak; elsewhere: the process's resident peak with every mode's weights",
 }
 
@@ -93,6 +99,9 @@ class ModeSummary:
     seconds: dict[str, float]
     peak_bytes: int
     verdict: str
+    log_perplexity: float | None = None
+    log_perplexity_difference: float | None = None
+    log_perplexity_interval: Interval | None = None
 
     @property
     def label(self) -> str:
@@ -173,6 +182,7 @@ def summarise_mode(
         seconds=seconds,
         peak_bytes=max((t.peak_bytes for t in turns), default=0),
         verdict=verdict(mode, speedup, interval, valid, components.lossless),
+        **_log_perplexity(answered, mode),
     )
 
 
@@ -191,6 +201,20 @@ def _acceptance(turns: Sequence[TurnRecord]) -> dict[str, Any]:
         "accepted": accepted,
         "acceptance_by_depth": acceptance_by_depth(offered, accepted),
     }
+
+
+def _log_perplexity(records: Sequence[QuestionRecord], mode: str) -> dict[str, Any]:
+    """The fields of :class:`ModeSummary` on log-perplexity; none where it was not asked for."""
+    own = [[t.log_perplexity for t in record.of(mode) if t.log_perplexity is not None] for record in records]
+    base = [[t.log_perplexity for t in record.of(BASELINE) if t.log_perplexity is not None] for record in records]
+    if not any(own):
+        return {}
+    found: dict[str, Any] = {"log_perplexity": mean_difference(own)}
+    if mode != BASELINE:
+        pairs = [[a - b for a, b in zip(*both, strict=True)] for both in zip(own, base, strict=True)]
+        found["log_perplexity_difference"] = mean_difference(pairs)
+        found["log_perplexity_interval"] = bootstrap_difference(pairs)
+    return found
 
 
 def verdict(mode: str, speedup: float, interval: Interval | None, valid: bool, lossless: bool = True) -> str:

@@ -28,9 +28,17 @@ PROG = "python -m specdecodes.benchmark.table"
 
 
 def markdown(summaries: Sequence[Mapping[str, Any]]) -> str:
-    """One row per mode of every summary, the baselines included, and one line per summary on where it comes from."""
-    rows = [HEAD, ("---",) * len(HEAD)]
-    rows += [_row(number, s, mode) for number, s in enumerate(summaries, 1) for mode in s["modes"]]
+    """One row per mode of every summary, the baselines included, and one line per summary on where it comes from.
+
+    Log-perplexities have a column where any summary holds them.
+    """
+    numbered = [(number, s, mode) for number, s in enumerate(summaries, 1) for mode in s["modes"]]
+    rows = [HEAD, *(_row(*entry) for entry in numbered)]
+    perplexities = [_perplexity(mode) for _, _, mode in numbered]
+    if any(cell != "-" for cell in perplexities):
+        cells = ["log-perplexity [95 % of difference]", *perplexities]
+        rows = [(*row[:-1], cell, row[-1]) for row, cell in zip(rows, cells, strict=True)]
+    rows.insert(1, ("---",) * len(rows[0]))
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return table + "\n\n" + "\n".join(_source(number, s) for number, s in enumerate(summaries, 1)) + "\n"
 
@@ -90,6 +98,13 @@ def _speedup(mode: Mapping[str, Any], baseline: bool) -> str:
     interval = mode["interval"]
     bounds = f" [{interval['low']:.2f}, {interval['high']:.2f}]" if interval else ""
     return f"{mode['speedup']:.2f}{bounds}"
+
+
+def _perplexity(mode: Mapping[str, Any]) -> str:
+    mean, interval = mode.get("log_perplexity"), mode.get("log_perplexity_interval")
+    if mean is None:
+        return "-"
+    return f"{mean:.3f}" + (f" [{interval['low']:+.3f}, {interval['high']:+.3f}]" if interval else "")
 
 
 def _equal(mode: Mapping[str, Any], baseline: bool) -> str:

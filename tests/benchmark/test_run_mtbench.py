@@ -54,6 +54,10 @@ def test_flags_that_other_benchmarks_users_type() -> None:
     assert parsed("--llm-path", "big", "--ssm-path", "small").target == "big"
 
 
+def test_perplexity_is_asked_for_by_a_flag() -> None:
+    assert parsed("--perplexity").perplexity and not parsed().perplexity
+
+
 def test_modes_categories_and_settings_may_be_given_in_one_or_several() -> None:
     settings = parsed(
         *("--modes", "naive,sd", "--mode", "stree", "--category", "math,stem", "--category", "coding"),

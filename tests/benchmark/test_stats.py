@@ -8,9 +8,11 @@ from specdecodes.benchmark.stats import (
     Pair,
     acceptance_by_depth,
     add_by_depth,
+    bootstrap_difference,
     bootstrap_ratio,
     distinct_ngrams,
     first_mismatch,
+    mean_difference,
     rate,
     speed_ratio,
 )
@@ -53,6 +55,16 @@ def test_bootstrap_is_reproducible_and_needs_two_questions() -> None:
     assert bootstrap_ratio(pairs) == bootstrap_ratio(pairs)
     assert bootstrap_ratio(pairs[:1]) is None
     assert bootstrap_ratio([Pair(0, 0.0, 0, 0.0)] * 3) is None
+
+
+def test_difference_weighs_answers_alike_and_draws_whole_questions() -> None:
+    groups = [[1.0, 1.0, 1.0], [5.0]]
+    assert mean_difference(groups) == 2.0
+    # Of two questions a resample holds one twice with probability 1/4 each; an answer drawn alone would never matter.
+    interval = bootstrap_difference(groups)
+    assert interval is not None and (interval.low, interval.high) == (1.0, 5.0)
+    assert bootstrap_difference(groups) == interval
+    assert bootstrap_difference([[1.0, 2.0]]) is None
 
 
 def test_distinct_ngrams_of_a_loop() -> None:

@@ -245,6 +245,46 @@ def test_markdown_refuses_other_files(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "expected a summary" in captured.err
 
 
+def with_log_perplexity(base: list[float], own: list[float]) -> list[QuestionRecord]:
+    """The two answered questions with these log-perplexities."""
+    values = {"naive": base, "tree": own}
+    return [
+        replace(record, turns=[replace(t, log_perplexity=values[t.mode][i]) for t in record.turns])
+        for i, record in enumerate(records()[:2])
+    ]
+
+
+def test_log_perplexity_and_its_paired_difference() -> None:
+    found = with_log_perplexity([2.0, 4.0], [2.5, 4.1])
+    modes = [
+        summarise_mode(found, name, f"small-{name}", PLAIN if name == "naive" else TREE, greedy=False)
+        for name in ("naive", "tree")
+    ]
+    assert [mode.log_perplexity for mode in modes] == pytest.approx([3.0, 3.3])
+    assert modes[0].log_perplexity_difference is None and modes[0].log_perplexity_interval is None
+    assert modes[1].log_perplexity_difference == pytest.approx(0.3)
+    assert modes[1].log_perplexity_interval == Interval(pytest.approx(0.1), pytest.approx(0.5))
+    text = printed(whole(modes, temperature=1.0))
+    assert "3.300" in text and "+0.300 [+0.100, +0.500]" in text
+    assert "tree: the interval of the log-perplexity's difference EXCLUDES 0: its answers are less likely" in text
+    assert QuestionRecord.from_json(json.loads(json.dumps(found[0].to_json()))) == found[0]
+
+
+def test_markdown_has_a_column_for_log_perplexity_where_a_file_holds_it() -> None:
+    found = with_log_perplexity([2.0, 4.0], [2.5, 3.5])
+    measured = [summarise_mode(found, n, n, TREE, greedy=False) for n in ("naive", "tree")]
+    old = whole([naive(), summarise()]).to_json()
+    for mode in old["modes"]:  # a file from before there was such a field
+        for name in [name for name in mode if name.startswith("log_perplexity")]:
+            del mode[name]
+    lines = table.markdown([old, json.loads(json.dumps(whole(measured).to_json()))]).splitlines()
+    assert "| log-perplexity [95 % of difference] | note |" in lines[0]
+    assert len({line.count("|") for line in lines[:6]}) == 1
+    assert ["| - |" in line for line in lines[2:4]] == [True, True]
+    assert "| 3.000 | baseline |" in lines[4] and "| 3.000 [-0.500, +0.500] |" in lines[5]
+    assert "log-perplexity" not in table.markdown([old])
+
+
 def test_records_survive_json() -> None:
     mismatch = Mismatch(2, (4, None), 3e-5, None, 1e-4)
     for record in records(mismatch):
