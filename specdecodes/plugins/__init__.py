@@ -12,7 +12,12 @@ from specdecodes.plugins.observers.timing import Timing
 from specdecodes.plugins.states.copy import StateCopy
 from specdecodes.plugins.states.reforward import Reforward
 from specdecodes.plugins.states.replay import Replay
+from specdecodes.plugins.trees.beam import Beam
+from specdecodes.plugins.trees.best_first import BestFirst
+from specdecodes.plugins.trees.best_first_sampled import BestFirstSampled
 from specdecodes.plugins.trees.bigram_widen import BigramWiden
+from specdecodes.plugins.trees.growmap import Growmap
+from specdecodes.plugins.trees.marginal import Marginal
 from specdecodes.plugins.trees.static import Chain, Root, Static
 from specdecodes.plugins.verifiers.block import Block
 from specdecodes.plugins.verifiers.commonsense import Commonsense
@@ -34,6 +39,11 @@ def register_components(registry: Registry) -> None:
     registry.add("tree", "chain", Chain)
     registry.add("tree", "static", Static)
     registry.add("tree", "bigram-widen", BigramWiden)
+    registry.add("tree", "growmap", Growmap)
+    registry.add("tree", "beam", Beam)
+    registry.add("tree", "best-first", BestFirst)
+    registry.add("tree", "best-first-sampled", BestFirstSampled)
+    registry.add("tree", "marginal", Marginal)
     registry.add("verifier", "greedy", Greedy)
     registry.add("verifier", "token-match", TokenMatch)
     registry.add("verifier", "rejection", Rejection)

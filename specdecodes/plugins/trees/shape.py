@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+
+from specdecodes.plugins.trees.growmap_file import SUFFIXES, read_growmap, write_growmap
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ class TreeShape:
 
     @classmethod
     def parse(cls, spec: str) -> TreeShape:
-        """Read ``3,2.1,2.1,3`` (levels by commas, nodes of a level by dots) or the path of a JSON growmap.
+        """Read ``3,2.1,2.1,3`` (levels by commas, nodes of a level by dots), or a growmap: a path in .json or .pt.
 
         Raises:
             ValueError: malformed; the message shows the expected form.
         """
-        if spec.endswith(".json"):
+        if spec.endswith(SUFFIXES):
             return cls.from_growmap(Path(spec))
         if not re.fullmatch(r"\d+(\.\d+)*(,\d+(\.\d+)*)*", spec):
             raise ValueError(
                 f"tree: expected levels like '3,2.1,2.1,3' (commas between levels, dots between the nodes of a level) "
-                f"or the path of a .json growmap, got {spec!r}"
+                f"or the path of a growmap ({', '.join(SUFFIXES)}), got {spec!r}"
             )
         return cls(tuple(tuple(int(count) for count in level.split(".")) for level in spec.split(",")))
 
@@ -60,20 +60,29 @@ class TreeShape:
 
     @classmethod
     def from_growmap(cls, path: Path) -> TreeShape:
-        """Read ``{"successors": [[children of node 0], [children of node 1], ...]}``; node 0 is the root.
+        """Read a growmap file, our JSON or Sequoia's ``.pt``; siblings keep their order, nodes are numbered anew.
 
         Raises:
-            ValueError: no such file, not JSON, a cycle, a node with two parents, a second root, children out of order.
+            ValueError: see :func:`read_growmap`.
         """
-        try:
-            successors = json.loads(path.read_text(encoding="utf-8"))["successors"]
-        except OSError as error:
-            raise ValueError(f"tree: cannot read the growmap {path}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f'tree: growmap {path}: expected JSON {{"successors": [[1, 2], ...]}}, got {error!r}'
-            ) from error
-        return cls(_levels(successors, str(path)))
+        successors = read_growmap(path)
+        levels: list[tuple[int, ...]] = []
+        above = [0]
+        while any(successors[node] for node in above):
+            levels.append(tuple(len(successors[node]) for node in above))
+            above = [child for node in above for child in successors[node]]
+        return cls(tuple(levels))
+
+    def to_growmap(self, path: Path) -> None:
+        """Write a growmap file that :meth:`from_growmap` reads, in the format that ``path`` ends in.
+
+        Raises:
+            ValueError: see :func:`write_growmap`.
+        """
+        successors: list[list[int]] = [[] for _ in self.parents]
+        for node, parent in enumerate(self.parents[1:], 1):
+            successors[parent].append(node)
+        write_growmap(successors, path)
 
     @cached_property
     def parents(self) -> tuple[int, ...]:
@@ -98,33 +107,3 @@ class TreeShape:
     def is_chain(self) -> bool:
         """Whether no node has a sibling."""
         return all(counts == (1,) for counts in self.levels)
-
-
-def _levels(successors: Any, where: str) -> tuple[tuple[int, ...], ...]:  # noqa: ANN401 - what a file held
-    if not isinstance(successors, list) or not successors or not all(isinstance(node, list) for node in successors):
-        raise ValueError(f"tree: growmap {where}: expected a list of children per node, got {successors!r}")
-    count = len(successors)
-    parent: dict[int, int] = {}
-    for node, children in enumerate(successors):
-        for child in children:
-            if not isinstance(child, int) or not 0 <= child < count:
-                raise ValueError(f"tree: growmap {where}: node {node} has child {child!r}; expected 1 to {count - 1}")
-            if child <= node:
-                raise ValueError(
-                    f"tree: growmap {where}: node {node} has child {child}; "
-                    "children must come after their parent (no cycles)"
-                )
-            if child in parent:
-                raise ValueError(f"tree: growmap {where}: node {child} has two parents, {parent[child]} and {node}")
-            parent[child] = node
-    orphans = [node for node in range(1, count) if node not in parent]
-    if orphans:
-        raise ValueError(f"tree: growmap {where}: node {orphans[0]} is a second root; expected one root (node 0)")
-    levels: list[tuple[int, ...]] = []
-    above = [0]
-    while any(successors[node] for node in above):
-        levels.append(tuple(len(successors[node]) for node in above))
-        above = [child for node in above for child in successors[node]]
-    if not levels:
-        raise ValueError(f"tree: growmap {where}: expected at least one child of the root")
-    return tuple(levels)

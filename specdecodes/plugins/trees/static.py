@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Static:
-    """Keep a fixed shape, such as 3,2.1,2.1,3 (STree's 13 nodes) or a JSON growmap.
+    """Keep a fixed shape, such as 3,2.1,2.1,3 (STree's 13 nodes) or a growmap.
 
-    ``tree`` is the shape (see :meth:`TreeShape.parse`). Children are the drafter's best (``draws = none``) or drawn
-    from it, and stay in draw order. Where the drafter has no candidate, the node and what hangs below it become
-    padding, so that every tree has the same number of nodes T.
+    ``tree`` is the shape or the path of a growmap file (see :meth:`TreeShape.parse`). Children are the drafter's best
+    (``draws = none``) or drawn from it, and stay in draw order. Where the drafter has no candidate, the node and what
+    hangs below it become padding, so that every tree has the same number of nodes T.
     """
 
-    draws = ("none", "without_replacement", "iid")
+    draws: tuple[str, ...] = ("none", "without_replacement", "iid")
     needs_marginals = False
     capturable = True
 

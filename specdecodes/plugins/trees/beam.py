@@ -1,0 +1,43 @@
+"""Beam search: the beams of all levels form the tree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from specdecodes.core.tree import Proposal, Tree
+from specdecodes.hookspecs import hookimpl
+from specdecodes.plugins.trees.drafted import Drafted, assemble, check_positive, levels
+
+if TYPE_CHECKING:
+    from specdecodes.core.state import DecodeState
+    from specdecodes.plugin import Context
+
+
+class Beam:
+    """Keep the ``width`` best nodes of every level by the probability of their path, and expand each.
+
+    STree's beam drafts (arXiv 2505.14969; its code calls the strategy MIL-bs): ``1 + width * depth`` nodes, of which
+    those below the last level may be without children. Children are chosen by score (``draws = none``); where the
+    drafter has fewer candidates, missing nodes are padding.
+    """
+
+    draws: tuple[str, ...] = ("none",)
+    needs_marginals = False
+    capturable = False
+
+    def __init__(self, context: Context | None = None, *, width: int = 3, depth: int = 4) -> None:
+        check_positive(width=width, depth=depth)
+        self.width = width
+        self.max_depth = depth
+        self.max_nodes = 1 + width * depth
+        self.chain = width == 1
+
+    @hookimpl
+    def build_tree(self, state: DecodeState, proposal: Proposal) -> Tree:
+        """Level by level, the beams."""
+        rows = [Drafted(history[-1], 0.0) for history in state.history]
+        kept = [[0] for _ in rows]
+        for level in levels(state, proposal, rows, depth=self.max_depth, topk=self.width, width=self.width):
+            for beams, new in zip(kept, level, strict=True):
+                beams += sorted(new)
+        return assemble(state, rows, kept, self.max_nodes)

@@ -1,0 +1,59 @@
+"""Trees of the most probable paths, chosen anew at every step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from specdecodes.core.tree import Proposal, Tree
+from specdecodes.hookspecs import hookimpl
+from specdecodes.plugins.trees.drafted import Drafted, assemble, check_positive, levels
+
+if TYPE_CHECKING:
+    from specdecodes.core.state import DecodeState
+    from specdecodes.plugin import Context
+
+
+class BestFirst:
+    """Keep the most probable paths of the draft: a new shape at every step, a fixed number of nodes.
+
+    Level by level, the ``width`` best nodes of the last level (by the probability of their path) are run and their
+    ``topk`` best children become candidates, down to ``depth``; the best ``max_nodes - 1`` of all candidates form the
+    tree (EAGLE-2: Li et al., arXiv 2406.16858, section 4; OPT-Tree: Wang et al., arXiv 2406.17276). With a drafter
+    that knew the target's probabilities this would be the largest expected number of accepted tokens. Drafting ends
+    early where no deeper node can be among the best any more; that changes nothing but the time.
+
+    Children are chosen by score (``draws = none``). ``max_nodes`` counts the root; missing nodes are padding.
+    """
+
+    draws: tuple[str, ...] = ("none",)
+    needs_marginals = False
+    capturable = False
+
+    def __init__(
+        self, context: Context | None = None, *, max_nodes: int = 13, depth: int = 5, topk: int = 4, width: int = 4
+    ) -> None:
+        check_positive(max_nodes=max_nodes, depth=depth, topk=topk, width=width)
+        self.topk = topk
+        self.width = width
+        self.max_depth = min(depth, max_nodes - 1)
+        # What the levels can give: one root, then topk children of each node that is run.
+        most = 1 + sum(min(width, topk**level) * topk for level in range(self.max_depth))
+        self.max_nodes = min(max_nodes, most)
+        self.chain = topk == 1 or self.max_nodes <= 2
+
+    @hookimpl
+    def build_tree(self, state: DecodeState, proposal: Proposal) -> Tree:
+        """Draft until nothing better can come, then keep the best."""
+        rows = [Drafted(history[-1], 0.0) for history in state.history]
+        count = self.max_nodes - 1
+        best: list[list[int]] = [[] for _ in rows]
+        for level in levels(state, proposal, rows, depth=self.max_depth, topk=self.topk, width=self.width):
+            best = [row.best(range(1, len(row)), count) for row in rows]
+            if all(_full(row, top, new, count) for row, top, new in zip(rows, best, level, strict=True)):
+                break
+        return assemble(state, rows, [[0, *sorted(nodes)] for nodes in best], self.max_nodes)
+
+
+def _full(row: Drafted, best: list[int], level: list[int], count: int) -> bool:
+    """Whether no node below this level (its best nodes) can enter the ``best`` ones."""
+    return not level or (len(best) == count and row.scores[level[0]] <= row.scores[best[-1]])
