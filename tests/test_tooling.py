@@ -75,7 +75,7 @@ def imports(folder: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize(
-    ("folder", "extras"), [("specdecodes", ["cuda", "train"]), ("tests", ["cuda", "train", "dev"])]
+    ("folder", "extras"), [("specdecodes", ["cuda", "train", "pictures"]), ("tests", ["cuda", "train", "dev"])]
 )
 def test_every_import_is_declared(folder: str, extras: list[str]) -> None:
     declared = names(CORE).union(*(names(EXTRAS[extra]) for extra in extras))

@@ -15,6 +15,7 @@ COMMANDS = {
     "generate": ("specdecodes.cli.generate", "stream one answer and say how fast it came"),
     "bigrams": ("specdecodes.cli.bigrams", "count which tokens follow which in a corpus"),
     "plugins": ("specdecodes.cli.plugins", "list modes and components"),
+    "tree": ("specdecodes.cli.tree", "draw a tree shape"),
     "train": ("specdecodes.train.__main__", "train a target or a drafter by a recipe"),
 }
 """Name to module and summary; a module is imported when its command runs."""
