@@ -25,6 +25,7 @@ examples:
   {PROG} --mode stree --prompt "Why is the sky blue?"
   {PROG} --mode sd --draft mamba2 --set depth=5 --temperature 0.8 --seed 1 --prompt "Tell me a story."
   {PROG} --target FOLDER --draft FOLDER --prompt "def fibonacci(n):" --raw
+  {PROG} --prompt "Why is the sky blue?" --max-new-tokens 16 --show-trees
 """
 
 
@@ -52,6 +53,11 @@ def parser() -> OneLineParser:
         "--stop", action="append", default=[], metavar="TEXT", help="end the answer here; may be repeated"
     )
     made.add_argument("--ignore-eos", action="store_true", help="go on after the end of the text")
+    made.add_argument(
+        "--show-trees",
+        action="store_true",
+        help="print every step's tree with accepted, rejected and bonus tokens; the times then include the printing",
+    )
     return made
 
 
@@ -68,8 +74,11 @@ def run(args: argparse.Namespace) -> None:
     if args.K is not None:
         args.set = [*args.set, chain_setting(args)]
     last = LastGeneration()
-    decoder = load_from(args, observers=[Acceptance(), last])
-    for piece in decoder.stream(prompt_of(decoder, args), **sampling):
+    decoder = load_from(args, observers=[Acceptance(), last, *(["show-trees"] if args.show_trees else [])])
+    pieces = decoder.stream(prompt_of(decoder, args), **sampling)
+    if args.show_trees:
+        pieces = iter(["".join(pieces)])  # the answer in one piece, below its steps
+    for piece in pieces:
         print(piece, end="", flush=True)
     assert last.generation is not None
     print("\n", *report(decoder, last.generation), sep="\n")

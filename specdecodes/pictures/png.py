@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 from specdecodes.pictures.layout import BOX, FONT, Picture
 from specdecodes.pictures.palette import LIGHT
@@ -30,13 +31,11 @@ def png_bytes(picture: Picture) -> bytes:
         place = (caption.left * SCALE, caption.baseline * SCALE)
         draw.text(place, caption.text, fill=LIGHT.muted, font=font, anchor="ls")
     for edge in picture.edges:
-        corners = (edge.start, (edge.bend, edge.start[1]), (edge.bend, edge.end[1]), edge.end)
-        points = [(x * SCALE, y * SCALE) for x, y in corners]
-        draw.line(points, fill=LIGHT.kinds[edge.kind].stroke, width=SCALE)
+        corners = [edge.start, (edge.bend, edge.start[1]), (edge.bend, edge.end[1]), edge.end]
+        draw.line(_scaled(corners), fill=LIGHT.kinds[edge.kind].stroke, width=SCALE)
     for box in picture.boxes:
         colours = LIGHT.kinds[box.label.kind]
-        corners = [(box.left, box.top), (box.left + box.width, box.top + BOX)]
-        rectangle = [(x * SCALE, y * SCALE) for x, y in corners]
+        rectangle = _scaled([(box.left, box.top), (box.left + box.width, box.top + BOX)])
         draw.rounded_rectangle(rectangle, 4 * SCALE, fill=colours.fill, outline=colours.stroke, width=SCALE)
         parts = [(box.label.text, colours.ink)]
         if box.label.note:
@@ -48,3 +47,7 @@ def png_bytes(picture: Picture) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
+
+
+def _scaled(points: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    return [(x * SCALE, y * SCALE) for x, y in points]

@@ -8,7 +8,9 @@ from specdecodes.plugins.drafters.model import ModelDrafter
 from specdecodes.plugins.drafters.ngram import Ngram
 from specdecodes.plugins.drafters.none import Nothing
 from specdecodes.plugins.modes import MODES
+from specdecodes.plugins.observers.show_trees import ShowTrees
 from specdecodes.plugins.observers.timing import Timing
+from specdecodes.plugins.observers.trace import Trace
 from specdecodes.plugins.states.copy import StateCopy
 from specdecodes.plugins.states.reforward import Reforward
 from specdecodes.plugins.states.replay import Replay
@@ -58,5 +60,7 @@ def register_components(registry: Registry) -> None:
     registry.add("state", "copy", StateCopy)
     registry.add("state", "reforward", Reforward)
     registry.add("observer", "timing", Timing)
+    registry.add("observer", "trace", Trace)
+    registry.add("observer", "show-trees", ShowTrees)
     for name, (mode, aliases) in MODES.items():
         registry.add("mode", name, mode, aliases=aliases)

@@ -1,13 +1,14 @@
-"""What was drafted and what was accepted, by depth in the tree."""
+"""What was drafted and what was accepted, by depth in the tree and by rank among siblings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from specdecodes.core.parents import children_of, depths_of
 from specdecodes.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -15,13 +16,18 @@ if TYPE_CHECKING:
     from specdecodes.core.state import DecodeState
     from specdecodes.core.tree import Tree, Verdict
 
+Shape = tuple[Tensor, Tensor | None, Tensor]
+"""Of one step: parents [B, T], number of nodes [B] or None, accepted path of row 0 [D]."""
+
 
 class Acceptance:
-    """Puts ``drafted``, ``offered`` and ``accepted`` into ``Generation.extras["acceptance"]``.
+    """Puts counts into ``Generation.extras["acceptance"]``: ``drafted``, and four lists by depth.
 
     ``drafted`` counts the drafted nodes of all steps; ``offered[d - 1]`` the steps whose tree had a node at depth d;
-    ``accepted[d - 1]`` the steps that accepted one there. A step copies nothing to the host: the trees' shapes are
-    read when the generation is finished. Row 0 only.
+    ``accepted[d - 1]`` the steps that accepted one there. ``offered_by_rank[d - 1][r - 1]`` counts the steps in which
+    an accepted node (or the root) had an r-th child, at depth d; ``accepted_by_rank[d - 1][r - 1]`` those that
+    accepted it. A step copies nothing to the host: the trees' shapes are read when the generation is finished.
+    Row 0 only.
     """
 
     def __init__(self, context: object = None) -> None:
@@ -34,41 +40,72 @@ class Acceptance:
 
     @hookimpl
     def step_finished(self, state: DecodeState, tree: Tree, verdict: Verdict) -> None:
-        """Remember the tree's shape."""
-        # A builder may reuse its buffers in the next step; depths belong to a shape and are never written again.
+        """Remember the tree's shape and the path."""
+        # A component may reuse its buffers in the next step; a topology belongs to a shape and is never written again.
+        parents = tree.parents.clone() if tree.topology is None else tree.topology.parents
         count = None if tree.num_nodes is None else tree.num_nodes.clone()
-        state.extras.setdefault("acceptance", []).append((tree.structure.depths, count))
+        state.extras.setdefault("acceptance", []).append((parents, count, verdict.path[0].clone()))
 
     @hookimpl
     def generation_finished(self, state: DecodeState, generation: Generation) -> None:
         """Count."""
-        depths = _depths(state.extras.get("acceptance", []))
-        generation.extras["acceptance"] = count_by_depth(depths, generation.accept_lengths)
+        parents, paths = _on_host(state.extras.get("acceptance", []))
+        generation.extras["acceptance"] = count_steps(parents, paths, generation.accept_lengths)
 
 
-def count_by_depth(depths: Sequence[Sequence[int]], accept_lengths: Sequence[int]) -> dict[str, int | list[int]]:
-    """Count drafted nodes, and per depth the steps that offered one and the steps that accepted one.
+def count_steps(
+    parents: Sequence[Sequence[int]], paths: Sequence[Sequence[int]], accept_lengths: Sequence[int]
+) -> dict[str, int | list[int] | list[list[int]]]:
+    """Count drafted nodes, and what was offered and accepted by depth and by rank (see :class:`Acceptance`).
 
     Args:
-        depths: per step, the depth of every real node of its tree, the root (0) first.
-        accept_lengths: per step, the emitted tokens, bonus included.
+        parents: per step, the parent of every real node of its tree, -1 at the root.
+        paths: per step, the accepted nodes from the root on.
+        accept_lengths: per step, the emitted tokens, bonus included; only emitted ones count as accepted.
     """
-    deepest = max((max(step) for step in depths), default=0)
-    offered, accepted = [0] * deepest, [0] * deepest
-    for step, emitted in zip(depths, accept_lengths, strict=True):
-        for depth in range(max(step)):
-            offered[depth] += 1
-        for depth in range(emitted - 1):
-            accepted[depth] += 1
-    return {"drafted": sum(len(step) - 1 for step in depths), "offered": offered, "accepted": accepted}
+    offered: list[int] = []
+    accepted: list[int] = []
+    offered_by_rank: list[list[int]] = []
+    accepted_by_rank: list[list[int]] = []
+    for step, path, emitted in zip(parents, paths, accept_lengths, strict=True):
+        for depth in range(max(depths_of(step))):
+            _count(offered, depth)
+            _count(accepted, depth, int(depth < emitted - 1))
+        children = children_of(step)
+        walked = path[:emitted]
+        for depth, node in enumerate(walked):
+            for rank, child in enumerate(children[node]):
+                _count(_row(offered_by_rank, depth), rank)
+                _count(_row(accepted_by_rank, depth), rank, int(child in walked))
+    return {
+        "drafted": sum(len(step) - 1 for step in parents),
+        "offered": offered,
+        "accepted": accepted,
+        "offered_by_rank": offered_by_rank,
+        "accepted_by_rank": accepted_by_rank,
+    }
 
 
-def _depths(shapes: Sequence[tuple[Tensor, Tensor | None]]) -> list[list[int]]:
-    """Every step's depths on the host: one copy for all counts, one for each distinct shape."""
-    rows = {id(depths): depths for depths, _ in shapes}
-    known = {key: depths[0].tolist() for key, depths in rows.items()}
-    counts = [len(known[id(depths)]) if count is None else -1 for depths, count in shapes]
-    if device_counts := [count[0] for _, count in shapes if count is not None]:
-        real = iter(torch.stack(device_counts).tolist())
-        counts = [next(real) if count < 0 else count for count in counts]
-    return [known[id(depths)][:count] for (depths, _), count in zip(shapes, counts, strict=True)]
+def _row(rows: list[list[int]], index: int) -> list[int]:
+    while len(rows) <= index:
+        rows.append([])
+    return rows[index]
+
+
+def _count(counts: list[int], index: int, by: int = 1) -> None:
+    counts += [0] * (index + 1 - len(counts))
+    counts[index] += by
+
+
+def _on_host(steps: Sequence[Shape]) -> tuple[list[list[int]], list[list[int]]]:
+    """Every step's parents and path: one copy for all counts and paths, one for each distinct shape."""
+    if not steps:
+        return [], []
+    shapes = {id(parents): parents for parents, _, _ in steps}
+    known = {key: parents[0].tolist() for key, parents in shapes.items()}
+    whole = {key: parents.new_tensor([parents.shape[1]]) for key, parents in shapes.items()}
+    counts = torch.cat([whole[id(parents)] if count is None else count[:1] for parents, count, _ in steps]).tolist()
+    nodes: Iterator[int] = iter(torch.cat([path for _, _, path in steps]).tolist())
+    paths = [[next(nodes) for _ in range(path.shape[0])] for _, _, path in steps]
+    trees = [known[id(parents)][:count] for (parents, _, _), count in zip(steps, counts, strict=True)]
+    return trees, [[node for node in path if node >= 0] for path in paths]
