@@ -278,6 +278,19 @@ class Hooks:
         self.manager = manager
         self._hook = manager.hook
 
+    @contextmanager
+    def joined_by(self, observer: object) -> Iterator[None]:
+        """Let one more observer get its hooks called while the block runs.
+
+        Raises:
+            ValueError: it implements a hook that no specification names.
+        """
+        _register(self.manager, {"joined": observer})
+        try:
+            yield
+        finally:
+            self.manager.unregister(observer)
+
     def propose(self, state: DecodeState) -> Proposal:
         """See :meth:`specdecodes.hookspecs.Phases.propose`."""
         return cast("Proposal", _answer("propose", self._hook.propose(state=state)))

@@ -15,12 +15,14 @@ from specdecodes.benchmark.likelihood import log_perplexity
 from specdecodes.benchmark.memory import PeakMemory
 from specdecodes.benchmark.questions import Question
 from specdecodes.benchmark.records import BASELINE, QuestionRecord, TurnRecord
+from specdecodes.benchmark.sample import Sample, sample_of
 from specdecodes.benchmark.settings import RunSettings, plain_value, short_name
 from specdecodes.benchmark.stats import distinct_ngrams
 from specdecodes.benchmark.summary import Components, Summary, distinct_share, summarise_mode, summary_row
 from specdecodes.benchmark.watcher import Watcher
-from specdecodes.core.decoder import Decoder, Generation
+from specdecodes.core.decoder import Assembly, Decoder, Generation
 from specdecodes.models.target import Target
+from specdecodes.plugins.observers.trace import Trace
 
 
 class Bench:
@@ -147,8 +149,26 @@ class Bench:
         """One seed per question, repeat and turn, the same for all modes."""
         return self.settings.seed + 1_000_003 * index + 1_009 * repeat + turn
 
-    def summarise(self, folder: RunFolder) -> Summary:
-        """All numbers of the run's folder."""
+    def sample(self, questions: Sequence[Question], records: Sequence[QuestionRecord]) -> list[Sample]:
+        """One answer of every mode but the baseline, step by step: the first turn of the first question answered.
+
+        Decoded once more, with what the measured answer was decoded with, so that looking at it slows nothing down.
+        """
+        answered = {record.question_id for record in records if record.skipped is None}
+        asked = ((index, question) for index, question in enumerate(questions) if question.question_id in answered)
+        index, question = next(asked, (0, None))
+        if question is None:
+            return []
+        prompt = self._conversation(question).prompt(0, self.settings.max_new_tokens)
+        samples = []
+        for mode in [mode for mode in self.arms if mode != BASELINE]:
+            with self._assembly(mode).hooks.joined_by(Trace()):
+                generation = self.arms[mode].generate(prompt, **self._sampling(self._seed(index, 0, 0)))
+            samples.append(sample_of(mode, question, generation, self.arms[BASELINE].tokenizer))
+        return samples
+
+    def summarise(self, folder: RunFolder, samples: list[Sample]) -> Summary:
+        """All numbers of the run's folder, with ``samples``."""
         records = folder.records
         greedy = self.settings.params(0).greedy
         modes = [
@@ -167,15 +187,14 @@ class Bench:
             dtype=str(self.target.dtype).removeprefix("torch."),
             memory=self.memory.kind,
             folder=str(folder.path),
+            samples=samples,
         )
 
     def _components(self, mode: str) -> Components:
         """What fills the hooks of ``mode`` at this run's temperature."""
         names = {kind: plain_value(found[0]) for kind, found in components_of(mode, self.settings).items()}
         draft = self.settings.draft if names["drafter"] == "model" else None
-        decoder = self.arms[mode]
-        assembly = decoder.greedy if self.settings.params(0).greedy else decoder.sampling
-        assert not isinstance(assembly, str)  # then the mode could not have answered
+        assembly = self._assembly(mode)
         verifier = assembly.hooks.manager.get_plugin("verifier")
         return Components(
             drafter=names["drafter"],
@@ -185,3 +204,10 @@ class Bench:
             state=names["state"],
             lossless=assembly.lossless,
         )
+
+    def _assembly(self, mode: str) -> Assembly:
+        """What ``mode`` decodes with at this run's temperature."""
+        decoder = self.arms[mode]
+        assembly = decoder.greedy if self.settings.params(0).greedy else decoder.sampling
+        assert not isinstance(assembly, str)  # then the mode could not have answered
+        return assembly

@@ -18,6 +18,7 @@ from specdecodes.benchmark.settings import RunSettings
 
 DEFAULT_PARENT = Path("runs")
 RUN_FILE = "run.json"
+_LINE_BY_LINE = ("rows", "samples")
 
 
 @dataclass
@@ -54,11 +55,13 @@ class RunFolder:
         return self.path / "model_answer" / f"{self.model_ids[mode]}.jsonl"
 
     def write_summary(self, values: Mapping[str, Any]) -> None:
-        """Write the summary, replacing an earlier one of this run: indented, but one line per row."""
-        head = {name: value for name, value in values.items() if name != "rows"}
-        rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in values["rows"])
+        """Write the summary, replacing an earlier one of this run: indented, but one line per row and sample."""
+        head = {name: value for name, value in values.items() if name not in _LINE_BY_LINE}
         text = json.dumps(head, ensure_ascii=False, indent=1).removesuffix("\n}")
-        replace(self.summary_path, [f'{text},\n "rows": [\n  {rows}\n ]\n}}\n'.encode()])
+        for name in _LINE_BY_LINE:
+            lines = ",\n  ".join(json.dumps(line, ensure_ascii=False) for line in values[name])
+            text += f',\n "{name}": [\n  {lines}\n ]'
+        replace(self.summary_path, [f"{text}\n}}\n".encode()])
 
     def _recover(self) -> None:
         """Read the journal and make the answer files agree with it."""

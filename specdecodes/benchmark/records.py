@@ -43,7 +43,8 @@ class TurnRecord:
         text: the answer without special tokens.
         accept_lengths: tokens emitted per decode step, bonus included.
         seconds: prefill, decode, and decode's parts propose, build, verify, commit, host.
-        drafted, offered, accepted: drafted tokens; per depth the steps that offered one and that accepted one.
+        drafted, offered, accepted, offered_by_rank, accepted_by_rank: see
+            :class:`specdecodes.plugins.observers.acceptance.Acceptance`.
         ngrams: distinct and all 4-grams.
         peak_bytes: the most memory in use while it was decoded (see :mod:`specdecodes.benchmark.memory`).
         mismatch: greedy only: None for an answer equal to the baseline's.
@@ -61,6 +62,8 @@ class TurnRecord:
     drafted: int = 0
     offered: list[int] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
+    offered_by_rank: list[list[int]] = field(default_factory=list)
+    accepted_by_rank: list[list[int]] = field(default_factory=list)
     ngrams: tuple[int, int] = (0, 0)
     peak_bytes: int = 0
     mismatch: Mismatch | None = None

@@ -19,7 +19,7 @@ Row = tuple[str, Callable[[ModeSummary], str]]
 
 def print_report(summary: Summary, console: Console) -> None:
     """Print one column per mode, then verdicts, mismatches, skipped questions and where the files are."""
-    console.print(Text(_title(summary), style="bold"))
+    console.print(Text(title(summary), style="bold"))
     table = Table()
     table.add_column("", no_wrap=True)
     for mode in summary.modes:
@@ -32,6 +32,19 @@ def print_report(summary: Summary, console: Console) -> None:
             console.print(_verdict(mode))
     for line in notes(summary):
         console.print(Text(line))
+
+
+def title(summary: Summary) -> str:
+    """What was run, in one line."""
+    settings = summary.settings
+    sampling = "greedy" if _greedy(summary) else f"temperature {settings['temperature']:g}"
+    execution = "compiled" if settings["compile"] else "eager"
+    draft = f", draft {settings['draft']}" if settings["draft"] else ""
+    skipped = f" ({len(summary.skipped)} skipped)" if summary.skipped else ""
+    return (
+        f"{settings['target']}{draft}: {summary.num_questions} questions{skipped}, {settings['questions']}, "
+        f"{sampling}, {summary.dtype}, {execution}, {settings['max_new_tokens']} new tokens"
+    )
 
 
 def notes(summary: Summary) -> list[str]:
@@ -86,18 +99,6 @@ def difference_cell(mode: ModeSummary) -> str:
     interval = mode.log_perplexity_interval
     bounds = f" [{interval.low:+.3f}, {interval.high:+.3f}]" if interval is not None else ""
     return f"{mode.log_perplexity_difference:+.3f}{bounds}"
-
-
-def _title(summary: Summary) -> str:
-    settings = summary.settings
-    sampling = "greedy" if _greedy(summary) else f"temperature {settings['temperature']:g}"
-    execution = "compiled" if settings["compile"] else "eager"
-    draft = f", draft {settings['draft']}" if settings["draft"] else ""
-    skipped = f" ({len(summary.skipped)} skipped)" if summary.skipped else ""
-    return (
-        f"{settings['target']}{draft}: {summary.num_questions} questions{skipped}, {settings['questions']}, "
-        f"{sampling}, {summary.dtype}, {execution}, {settings['max_new_tokens']} new tokens"
-    )
 
 
 def _rows(summary: Summary) -> list[Row]:

@@ -11,6 +11,7 @@ import torch
 from specdecodes.benchmark.arms import Load, load_arms
 from specdecodes.benchmark.bench import Bench
 from specdecodes.benchmark.folder import RunFolder, check_place, open_folder
+from specdecodes.benchmark.html import write_html
 from specdecodes.benchmark.provenance import provenance
 from specdecodes.benchmark.questions import Question, load_questions
 from specdecodes.benchmark.settings import RunSettings
@@ -49,8 +50,10 @@ def run(
         bench.warm_up(questions)
         folder = open_folder(settings, fingerprint, provenance(command or sys.argv, bench.device), earlier)
         _ask_all(bench, questions, folder)
-    summary = bench.summarise(folder)
+        samples = bench.sample(questions, folder.records)
+    summary = bench.summarise(folder, samples)
     folder.write_summary(summary.to_json())
+    write_html(folder.summary_path, summary)
     return summary
 
 

@@ -116,6 +116,11 @@ def add_by_depth(counts: Sequence[Sequence[int]]) -> list[int]:
     return [sum(column) for column in zip_longest(*counts, fillvalue=0)]
 
 
+def add_by_rank(counts: Sequence[Sequence[Sequence[int]]]) -> list[list[int]]:
+    """Add lists of counts by depth and rank, of any lengths."""
+    return [add_by_depth(ranks) for ranks in zip_longest(*counts, fillvalue=())]
+
+
 def acceptance_by_depth(offered: Sequence[int], accepted: Sequence[int]) -> list[float]:
     """Per depth, the share of the steps with a drafted token there that accepted one (0 where none was offered)."""
     return [a / o if o else 0.0 for o, a in zip(offered, accepted, strict=True)]

@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from specdecodes.benchmark.records import BASELINE, Mismatch, QuestionRecord, TurnRecord
+from specdecodes.benchmark.sample import Sample
 from specdecodes.benchmark.stats import (
     Interval,
     Pair,
     acceptance_by_depth,
     add_by_depth,
+    add_by_rank,
     bootstrap_difference,
     bootstrap_ratio,
     mean_difference,
@@ -36,6 +38,8 @@ DEFINITIONS = {
     "tau": "tokens per decode step with the bonus token; tau_drafted is without it",
     "acceptance": "accepted over drafted tokens, padding left out",
     "acceptance_by_depth": "of the steps whose tree had a node at this depth, the share that accepted one there",
+    "acceptance_by_rank": "of the steps in which an accepted node had a child of this rank (the first is 1) at this "
+    "depth, the share that accepted the child",
     "equal": "greedy answers with the baseline's tokens; a mismatch is explained by rounding if both tokens lie within "
     "the tolerance (1e-4 in float32 and float64) of the target's best logit after the common prefix",
     "distinct_4grams": "distinct over all 4-grams within each answer, summed over answers; repetition flatters "
@@ -102,6 +106,8 @@ class ModeSummary:
     log_perplexity: float | None = None
     log_perplexity_difference: float | None = None
     log_perplexity_interval: Interval | None = None
+    offered_by_rank: list[list[int]] = field(default_factory=list)
+    accepted_by_rank: list[list[int]] = field(default_factory=list)
 
     @property
     def label(self) -> str:
@@ -118,6 +124,7 @@ class Summary:
         baseline_distinct_4grams: how repetitive the text is.
         skipped: question id and reason of every question that was left out.
         modes: the baseline first. rows: one dict per answer, without its text.
+        samples: one answer of every mode but the baseline, step by step.
         folder: where the files are.
     """
 
@@ -131,6 +138,7 @@ class Summary:
     dtype: str
     memory: str
     folder: str
+    samples: list[Sample] = field(default_factory=list)
     format: str = FORMAT
     definitions: dict[str, str] = field(default_factory=lambda: dict(DEFINITIONS))
 
@@ -141,6 +149,17 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; the folder is left out, since files move."""
         return {name: value for name, value in asdict(self).items() if name != "folder"}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Summary:
+        """The inverse of :meth:`to_json`; earlier runs' files may lack acceptance by rank and samples.
+
+        Raises:
+            KeyError, TypeError: the values are not those of a summary.
+        """
+        modes = [_mode(mode) for mode in values["modes"]]
+        samples = [Sample.from_json(sample) for sample in values.get("samples", [])]
+        return cls(**{**values, "modes": modes, "samples": samples, "folder": ""})
 
 
 def summarise_mode(
@@ -200,6 +219,8 @@ def _acceptance(turns: Sequence[TurnRecord]) -> dict[str, Any]:
         "offered": offered,
         "accepted": accepted,
         "acceptance_by_depth": acceptance_by_depth(offered, accepted),
+        "offered_by_rank": add_by_rank([t.offered_by_rank for t in turns]),
+        "accepted_by_rank": add_by_rank([t.accepted_by_rank for t in turns]),
     }
 
 
@@ -271,6 +292,12 @@ def _mismatches(records: Sequence[QuestionRecord], mode: str) -> list[dict[str, 
         for turn in record.of(mode)
         if turn.mismatch is not None
     ]
+
+
+def _mode(values: Mapping[str, Any]) -> ModeSummary:
+    interval = values["interval"]
+    parts = {"components": Components(**values["components"]), "interval": interval and Interval(**interval)}
+    return ModeSummary(**{**values, **parts})
 
 
 def _mismatch(mismatch: Mismatch) -> Mapping[str, Any]:

@@ -111,14 +111,29 @@ def lay_out(parents: Sequence[int], labels: Sequence[Label], *, headline: str = 
     return Picture(right + MARGIN, round(top + (max(rows) + 1) * LINE + MARGIN), boxes, edges, captions)
 
 
+def row(labels: Sequence[Label]) -> Picture:
+    """Boxes side by side without edges: a legend."""
+    boxes: list[Box] = []
+    left = MARGIN
+    for label in labels:
+        boxes.append(Box(left, MARGIN, _width([label]), label))
+        left += boxes[-1].width + MARGIN
+    return Picture(left, BOX + 2 * MARGIN, boxes, [], [])
+
+
+def _width(labels: Sequence[Label], head: str = "") -> int:
+    """Of boxes that hold any of the labels, below ``head``."""
+    texts = [head, *(f"{label.text} {label.note}".rstrip() for label in labels)]
+    return math.ceil(max(map(cell_len, texts)) * CELL) + 2 * INSET
+
+
 def _columns(levels: Sequence[int], labels: Sequence[Label], depths: bool) -> list[tuple[int, int]]:
     """Left side and width of the boxes of every depth."""
     columns = []
     left = MARGIN
     for depth in range(max(levels) + 1):
-        texts = [f"{label.text} {label.note}".rstrip() for label, at in zip(labels, levels, strict=True) if at == depth]
-        cells = max(map(cell_len, [*texts, _head(depth) if depths else ""]))
-        columns.append((left, math.ceil(cells * CELL) + 2 * INSET))
+        there = [label for label, level in zip(labels, levels, strict=True) if level == depth]
+        columns.append((left, _width(there, _head(depth) if depths else "")))
         left += columns[-1][1] + GAP
     return columns
 

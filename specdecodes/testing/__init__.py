@@ -31,8 +31,8 @@ __all__ = [
     "check_tree_builder",
     "check_verifier",
     "explore",
-    "toy_bigrams",
     "total_variation",
+    "toy_bigrams",
     "toy_context",
     "toy_model",
 ]

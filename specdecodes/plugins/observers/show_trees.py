@@ -11,7 +11,7 @@ from specdecodes.core.tree import Tree
 from specdecodes.hookspecs import hookimpl
 from specdecodes.pictures.text import branches
 from specdecodes.pictures.tokens import token_text
-from specdecodes.plugins.observers.trace import Step, Trace
+from specdecodes.plugins.observers.trace import Step, Trace, headline
 
 if TYPE_CHECKING:
     from specdecodes.core.state import DecodeState
@@ -57,7 +57,7 @@ class ShowTrees(Trace):
         """Print the step."""
         super().step_finished(state, tree)
         step: Step = state.extras["steps"][-1]
-        self._print(Text(_headline(len(state.extras["steps"]), step)))
+        self._print(Text(headline(len(state.extras["steps"]), step.kinds)))
         for before, node in branches(step.parents):
             text = token_text(self.tokenizer, step.tokens[node])
             self._print(Text(before).append(self._marked(step.kinds[node], text)))
@@ -70,8 +70,3 @@ class ShowTrees(Trace):
 
     def _print(self, line: Text) -> None:
         self.console.print(line, soft_wrap=True)  # a line that does not fit is the terminal's to break
-
-
-def _headline(number: int, step: Step) -> str:
-    drafted = f"{step.num_accepted} of {step.num_drafted} drafted tokens accepted" if step.num_drafted else "no draft"
-    return f"step {number}: {drafted}, {step.num_emitted} emitted"

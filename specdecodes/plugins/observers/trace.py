@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,10 @@ from specdecodes.hookspecs import hookimpl
 if TYPE_CHECKING:
     from specdecodes.core.decoder import Generation
     from specdecodes.core.state import DecodeState
+
+
+KINDS = ("root", "accepted", "rejected", "bonus", "cut")
+"""What a node of a :class:`Step` may be."""
 
 
 @dataclass(frozen=True)
@@ -27,21 +31,6 @@ class Step:
     tokens: list[int]
     parents: list[int]
     kinds: list[str]
-
-    @property
-    def num_drafted(self) -> int:
-        """Drafted nodes: all but the root and the bonus."""
-        return len(self.kinds) - 1 - self.kinds.count("bonus")
-
-    @property
-    def num_accepted(self) -> int:
-        """Drafted tokens that the answer got."""
-        return self.kinds.count("accepted")
-
-    @property
-    def num_emitted(self) -> int:
-        """Tokens that the answer got, bonus included."""
-        return self.num_accepted + self.kinds.count("bonus")
 
 
 class Trace:
@@ -92,3 +81,11 @@ def step_of(tree: Tree, verdict: Verdict, emitted: int) -> Step:
     if emitted == len(path):  # the accepted tokens and one more
         return Step([*tokens, int(verdict.bonus[0])], [*parents, path[-1]], [*kinds, "bonus"])
     return Step(tokens, parents, kinds)
+
+
+def headline(number: int, kinds: Sequence[str]) -> str:
+    """A step's outcome in words, from the kinds of its nodes (see :class:`Step`)."""
+    accepted, bonus = kinds.count("accepted"), kinds.count("bonus")
+    drafted = len(kinds) - 1 - bonus
+    outcome = f"{accepted} of {drafted} drafted tokens accepted" if drafted else "no draft"
+    return f"step {number}: {outcome}, {accepted + bonus} emitted"

@@ -10,7 +10,7 @@ from specdecodes.plugins.trees.static import Static
 from specdecodes.plugins.verifiers.commonsense import Commonsense
 from specdecodes.plugins.verifiers.entropy_gate import EntropyGate
 from specdecodes.plugins.verifiers.typical import Typical
-from specdecodes.testing import check_verifier, toy_bigrams, toy_context, toy_model, total_variation
+from specdecodes.testing import check_verifier, total_variation, toy_bigrams, toy_context, toy_model
 from specdecodes.testing.state_backend import TOLERANCE, stock_logits
 from specdecodes.testing.toys import toy_prompt
 
