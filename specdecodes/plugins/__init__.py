@@ -7,6 +7,7 @@ from specdecodes.plugin import Registry
 from specdecodes.plugins.drafters.model import ModelDrafter
 from specdecodes.plugins.drafters.ngram import Ngram
 from specdecodes.plugins.drafters.none import Nothing
+from specdecodes.plugins.drafters.suffix import Suffix
 from specdecodes.plugins.modes import MODES
 from specdecodes.plugins.observers.show_trees import ShowTrees
 from specdecodes.plugins.observers.timing import Timing
@@ -37,6 +38,7 @@ def register_components(registry: Registry) -> None:
     registry.add("drafter", "none", Nothing)
     registry.add("drafter", "model", ModelDrafter)
     registry.add("drafter", "ngram", Ngram)
+    registry.add("drafter", "suffix", Suffix)
     registry.add("tree", "root", Root)
     registry.add("tree", "chain", Chain)
     registry.add("tree", "static", Static)

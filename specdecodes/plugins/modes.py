@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from specdecodes.plugin import Mode
 
+INDEX_TREE = "3,2.1.0,1.0.0,1,1,1,1"
+"""Twelve nodes, deep below the best ones: what an index knows comes in runs, and asking it costs next to nothing."""
+
 MODES: dict[str, tuple[Mode, tuple[str, ...]]] = {
     "naive": (
         Mode("none", "root", "greedy", ("token-match",), help="Plain decoding: one token per step."),
@@ -41,6 +44,17 @@ MODES: dict[str, tuple[Mode, tuple[str, ...]]] = {
             "commonsense",
             ("commonsense",),
             help="Lossy: a static tree; common followers of a token are accepted beside the target's choice.",
+        ),
+        (),
+    ),
+    "suffix": (
+        Mode(
+            "suffix",
+            "static",
+            "greedy",
+            ("token-match",),
+            settings={"tree": INDEX_TREE},
+            help="A tree from a suffix automaton over prompt, output and an optional corpus; no draft model.",
         ),
         (),
     ),

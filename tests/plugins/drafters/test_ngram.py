@@ -210,7 +210,7 @@ def test_generations_do_not_leak_into_each_other() -> None:
     assert drafter.propose(third).topk(slots_of(0), 3)[0].tolist() == [[[2, -1, -1]]]
     del first, second
     gc.collect()
-    assert len(drafter._contexts) == 1
+    assert len(drafter._indices) == 1
 
 
 def test_there_is_no_distribution() -> None:

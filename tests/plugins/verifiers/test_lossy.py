@@ -75,7 +75,9 @@ def test_the_state_after_every_step_is_that_of_the_tokens_emitted(name, temperat
         model, draft, "stree", verify=name, commit_state=backend, observers=[watching], tree="3,2.1", **SETTINGS[name]
     )
     roots, score = [], decoder.target.score
-    monkeypatch.setattr(decoder.target, "score", lambda tree: (scored := score(tree), roots.append(scored[:, 0].clone()))[0])
+    monkeypatch.setattr(
+        decoder.target, "score", lambda tree: (scored := score(tree), roots.append(scored[:, 0].clone()))[0]
+    )
     prompt = toy_prompt(7)
     ours = decoder.generate(prompt, max_new_tokens=24, temperature=temperature, seed=5)
     assert not ours.lossless
