@@ -26,6 +26,7 @@ class DecodeState:
         root: int64 [B, 1] on the target's device: the last emitted token, in no cache yet.
         history: per row, prompt and emitted tokens, the root last (host lists; read only for components).
         tokens: per row, the emitted tokens. accept_lengths: tokens emitted by each step (row 0), bonus included.
+        scores: what :meth:`process` returned last [B, T, V], for drafters that learn from it; None before the first.
         draws: how the tree builder must come by children in this generation (see ``Tree.draws``).
         extras: for components that hand each other something the contract has no field for.
     """
@@ -58,6 +59,7 @@ class DecodeState:
         self.done = [False] * len(self.history)
         self.extras: dict[str, Any] = {}
         self.root = prompt[:, -1:]
+        self.scores: Tensor | None = None
         self._emitted: list[list[int]] = []
 
     @property
@@ -79,7 +81,8 @@ class DecodeState:
     def process(self, logits: Tensor, tree: Tree) -> Tensor:
         """The target's ``logits`` [B, T, V] after all processors: log-probabilities, or plain scores when greedy."""
         prefixes = node_prefixes(self.history, tree) if self.pipeline.needs_prefix else None
-        return self.pipeline(logits.flatten(0, 1), prefixes).view(logits.shape)
+        self.scores = self.pipeline(logits.flatten(0, 1), prefixes).view(logits.shape)
+        return self.scores
 
     def clip(self, verdict: Verdict, tree: Tree) -> Verdict:
         """Cut the verdict at the first end-of-text token and at ``max_new_tokens``.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from specdecodes.hookspecs import hookimpl
 from specdecodes.plugin import Registry
+from specdecodes.plugins.drafters.jacobi import Jacobi
 from specdecodes.plugins.drafters.model import ModelDrafter
 from specdecodes.plugins.drafters.ngram import Ngram
 from specdecodes.plugins.drafters.none import Nothing
 from specdecodes.plugins.drafters.suffix import Suffix
+from specdecodes.plugins.drafters.token_recycling import TokenRecycling
 from specdecodes.plugins.modes import MODES
 from specdecodes.plugins.observers.show_trees import ShowTrees
 from specdecodes.plugins.observers.timing import Timing
@@ -39,6 +41,8 @@ def register_components(registry: Registry) -> None:
     registry.add("drafter", "model", ModelDrafter)
     registry.add("drafter", "ngram", Ngram)
     registry.add("drafter", "suffix", Suffix)
+    registry.add("drafter", "token-recycling", TokenRecycling)
+    registry.add("drafter", "jacobi", Jacobi)
     registry.add("tree", "root", Root)
     registry.add("tree", "chain", Chain)
     registry.add("tree", "static", Static)

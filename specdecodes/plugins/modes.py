@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from specdecodes.plugin import Mode
 
-INDEX_TREE = "3,2.1.0,1.0.0,1,1,1,1"
-"""Twelve nodes, deep below the best ones: what an index knows comes in runs, and asking it costs next to nothing."""
-
 MODES: dict[str, tuple[Mode, tuple[str, ...]]] = {
     "naive": (
         Mode("none", "root", "greedy", ("token-match",), help="Plain decoding: one token per step."),
@@ -50,11 +47,22 @@ MODES: dict[str, tuple[Mode, tuple[str, ...]]] = {
     "suffix": (
         Mode(
             "suffix",
+            "chain",
+            "greedy",
+            ("token-match",),
+            settings={"depth": 4},
+            help="A chain from a suffix automaton over prompt, output and an optional corpus; no draft model.",
+        ),
+        (),
+    ),
+    "recycling": (
+        Mode(
+            "token-recycling",
             "static",
             "greedy",
             ("token-match",),
-            settings={"tree": INDEX_TREE},
-            help="A tree from a suffix automaton over prompt, output and an optional corpus; no draft model.",
+            settings={"tree": "3,2,1,1", "warm": True},
+            help="Token recycling: a tree from what the target ranked best before; no draft model.",
         ),
         (),
     ),

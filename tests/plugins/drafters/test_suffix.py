@@ -13,14 +13,13 @@ import pytest
 import torch
 
 from specdecodes import load
-from specdecodes.core.sampling import SamplingParams
-from specdecodes.core.state import DecodeState
-from specdecodes.plugin import Context
 from specdecodes.plugins.drafters import suffix
 from specdecodes.plugins.drafters.suffix import Corpus, Suffix
 from specdecodes.plugins.drafters.suffix_automaton import SEPARATOR
 from specdecodes.testing import check_drafter, toy_model
 from specdecodes.testing.toys import toy_prompt
+
+from .histories import context, found_at, grow, slots_of, state_of
 
 VOCAB = 6
 
@@ -31,28 +30,6 @@ class Words:
     def __call__(self, texts, add_special_tokens=True):
         assert not add_special_tokens
         return {"input_ids": [[int(character) for character in text if character.isdigit()] for text in texts]}
-
-
-def context() -> Context:
-    target: Any = SimpleNamespace(vocab_size=VOCAB, device=torch.device("cpu"))
-    return Context(target, Words())
-
-
-def state_of(*rows) -> DecodeState:
-    target: Any = SimpleNamespace(device=torch.device("cpu"))
-    state = DecodeState(target, torch.tensor([row[:1] for row in rows]), SamplingParams())
-    for row, tokens in enumerate(rows):
-        grow(state, row, tokens[1:])
-    return state
-
-
-def grow(state, row, tokens):
-    state.history[row].extend(tokens)
-    state.root = torch.tensor([history[-1:] for history in state.history])
-
-
-def slots_of(*slots):
-    return torch.tensor([slots])
 
 
 def places(texts, word):
@@ -97,7 +74,7 @@ def test_answers_follow_the_formula_along_every_path(seed, with_corpus, tmp_path
     documents = [[rng.randrange(VOCAB - 1) for _ in range(60)] for _ in range(2)] if with_corpus else []
     file = tmp_path / "corpus.jsonl"
     file.write_text("".join(json.dumps({"text": "".join(map(str, d))}) + "\n" for d in documents))
-    drafter = Suffix(context(), corpus=str(file) if with_corpus else "", prior=2.0)
+    drafter = Suffix(context(VOCAB, Words()), corpus=str(file) if with_corpus else "", prior=2.0)
     for length in (1, 2, 5, 40):
         history = [rng.randrange(VOCAB) for _ in range(length)]
         proposal = drafter.propose(state_of(history))
@@ -118,12 +95,12 @@ def test_answers_follow_the_formula_along_every_path(seed, with_corpus, tmp_path
 
 
 def test_frequency_decides_after_the_longest_match():
-    proposal = Suffix(context()).propose(state_of([4, 1, 2, 0, 4, 1, 3, 0, 4, 1, 3, 0, 5, 5, 5, 5, 4, 1]))
+    proposal = Suffix(context(VOCAB, Words())).propose(state_of([4, 1, 2, 0, 4, 1, 3, 0, 4, 1, 3, 0, 5, 5, 5, 5, 4, 1]))
     assert proposal.topk(slots_of(0), 3)[0].tolist() == [[[3, 2, -1]]]
 
 
 def test_rows_and_generations_do_not_leak_into_each_other():
-    drafter = Suffix(context())
+    drafter = Suffix(context(VOCAB, Words()))
     first, second = state_of([1, 2, 3, 1], [1, 3, 1]), state_of([1, 4, 5, 1])
     for _ in range(2):
         assert drafter.propose(first).topk(torch.zeros(2, 1, dtype=torch.long), 2)[0].tolist() == [[[2, -1]], [[3, -1]]]
@@ -139,11 +116,11 @@ def remembered(drafter, *answers):
 
 
 def candidates(drafter, history):
-    return [token for token in drafter.propose(state_of(history)).topk(slots_of(0), 9)[0][0, 0].tolist() if token >= 0]
+    return found_at(drafter.propose(state_of(history)), 0)
 
 
 def test_answers_are_remembered_where_asked_to():
-    forgetful, keeper = Suffix(context()), Suffix(context(), corpus="answers")
+    forgetful, keeper = Suffix(context(VOCAB, Words())), Suffix(context(VOCAB, Words()), corpus="answers")
     under_way = state_of([3, 1])
     keeper.propose(under_way)
     for drafter in (forgetful, keeper):
@@ -158,7 +135,7 @@ def test_answers_are_remembered_where_asked_to():
 
 def test_old_answers_are_forgotten(monkeypatch):
     monkeypatch.setattr(suffix, "MAX_ANSWERS", 20)
-    drafter = Suffix(context(), corpus="answers")
+    drafter = Suffix(context(VOCAB, Words()), corpus="answers")
     for token in (2, 3, 4, 5):
         remembered(drafter, [1, token, 0, 0, 0])
         assert drafter.corpus is not None and drafter.corpus.automaton.size <= 20
@@ -196,16 +173,16 @@ def test_an_answer_remembered_speeds_up_its_repetition():
 )
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        Suffix(context(), **settings)
+        Suffix(context(VOCAB, Words()), **settings)
 
 
 def test_bad_corpora_are_refused(tmp_path):
     empty = tmp_path / "empty.txt"
     empty.write_text(" \n\n")
     with pytest.raises(ValueError, match="expected at least one text, got none"):
-        Suffix(context(), corpus=str(empty))
+        Suffix(context(VOCAB, Words()), corpus=str(empty))
     with pytest.raises(ValueError, match="corpus: expected a target with a tokenizer, got none"):
-        Suffix(Context(context().target), corpus=str(empty))
+        Suffix(context(VOCAB), corpus=str(empty))
 
 
 def test_the_contract():
@@ -215,4 +192,4 @@ def test_the_contract():
 def test_a_text_file_is_drafted_from(tmp_path):
     file = tmp_path / "corpus.txt"
     file.write_text("12345 12354")
-    assert candidates(Suffix(context(), corpus=str(file)), [1, 2, 3]) == [4, 5]
+    assert candidates(Suffix(context(VOCAB, Words()), corpus=str(file)), [1, 2, 3]) == [4, 5]
