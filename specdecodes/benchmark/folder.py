@@ -104,7 +104,7 @@ def open_folder(
     settings: RunSettings, fingerprint: Mapping[str, Any], session: Mapping[str, Any], earlier: Path | None
 ) -> RunFolder:
     """Make the folder of a new run, or open ``earlier`` (what :func:`check_place` returned) to go on with it."""
-    path = earlier or settings.out_dir or _new_folder(settings.log_dir or DEFAULT_PARENT)
+    path = earlier or settings.out_dir or new_folder(settings.log_dir or DEFAULT_PARENT)
     summary = settings.log_dir if settings.log_dir and settings.out_dir else path
     new: dict[str, Any] = {"run_id": shortuuid.uuid(), "fingerprint": dict(fingerprint), "sessions": []}
     values = _read_run(path) if earlier else new
@@ -144,7 +144,12 @@ def _latest(parent: Path) -> Path:
     return runs[-1]
 
 
-def _new_folder(parent: Path) -> Path:
+def new_folder(parent: Path) -> Path:
+    """Make a folder named after the time.
+
+    Raises:
+        ValueError: there is no name left.
+    """
     name = time.strftime("%Y%m%d-%H%M%S")
     for number in range(1, 1000):
         path = parent / (name if number == 1 else f"{name}-{number}")

@@ -40,28 +40,32 @@ class Replay:
 class Recording:
     """A recorded answer in the place of the target and of the state back-end; one row.
 
+    Args:
+        answer: the tokens that are emitted. vocab_size: V.
+        device: where the drafter expects the target.
+
     Attributes:
-        vocab_size, device: as a target's. place: how many tokens of the answer are emitted, the root last.
+        answer: its tokens. place: how many of them are emitted, the root last. vocab_size, device: as a target's.
     """
 
-    def __init__(self, answer: Sequence[int], vocab_size: int) -> None:
+    def __init__(self, answer: Sequence[int], vocab_size: int, device: torch.device | str = "cpu") -> None:
         self.vocab_size = vocab_size
-        self.device = torch.device("cpu")
+        self.device = torch.device(device)
         self.place = 1
-        self._answer = answer
+        self.answer = answer
 
     def score(self, tree: Tree) -> Tensor:
         """Logits [1, T, V]: 1 for the next token of the answer at every node that agrees with it, else 0."""
         parents, tokens = tree.parents[0].tolist(), tree.tokens[0].tolist()
-        logits = torch.zeros(1, len(tokens), self.vocab_size)
+        logits = torch.zeros(1, len(tokens), self.vocab_size, device=self.device)
         places = [self.place]  # per node, how many tokens of the answer its path makes; -1: it disagrees
         for node, (parent, token) in enumerate(zip(parents, tokens, strict=True)):
             if node:
                 place = places[parent]
-                agrees = 0 <= place < len(self._answer) and self._answer[place] == token
+                agrees = 0 <= place < len(self.answer) and self.answer[place] == token
                 places.append(place + 1 if agrees else -1)
-            if 0 <= places[node] < len(self._answer):
-                logits[0, node, self._answer[places[node]]] = 1.0
+            if 0 <= places[node] < len(self.answer):
+                logits[0, node, self.answer[places[node]]] = 1.0
         return logits
 
     @hookimpl
@@ -91,19 +95,25 @@ def replay(
     for prompt, answer in pairs:
         if not prompt or not answer:
             raise ValueError("replay: expected prompts and answers of at least one token, got an empty one")
-        lengths.append(_replay_one(drafter, builder, prompt, answer, vocab_size))
+        params = SamplingParams(max_new_tokens=len(answer))
+        lengths.append(replay_one(drafter, builder, prompt, Recording(answer, vocab_size), params))
     return Replay(lengths)
 
 
-def _replay_one(
-    drafter: object, builder: object, prompt: Sequence[int], answer: Sequence[int], vocab_size: int
+def replay_one(
+    drafter: object, builder: object, prompt: Sequence[int], recording: Recording, params: SamplingParams
 ) -> list[int]:
-    recording = Recording(answer, vocab_size)
+    """Replay one answer and return the tokens that each step emitted.
+
+    Args:
+        drafter, builder: components. prompt: token ids. recording: the answer.
+        params: what the drafter is told about the decode; the answer is the recording's whatever the temperature.
+    """
+    answer = recording.answer
     hooks = Hooks({"drafter": drafter, "tree": builder, "verifier": Greedy(), "state": recording})
-    params = SamplingParams(max_new_tokens=len(answer))
-    state = DecodeState(cast("Any", recording), torch.tensor([list(prompt)]), params)
-    first = torch.zeros(1, vocab_size)
-    first[0, answer[0]] = 1.0
+    state = DecodeState(cast("Any", recording), torch.tensor([list(prompt)], device=recording.device), params)
+    first = torch.full((1, recording.vocab_size), float("-inf"), device=recording.device)
+    first[0, answer[0]] = 0.0  # even a draw can take no other token
     with torch.inference_mode():
         state.first(first)
         hooks.generation_started(state)

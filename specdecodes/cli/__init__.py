@@ -16,6 +16,7 @@ COMMANDS = {
     "bigrams": ("specdecodes.cli.bigrams", "count which tokens follow which in a corpus"),
     "plugins": ("specdecodes.cli.plugins", "list modes and components"),
     "tree": ("specdecodes.cli.tree", "draw a tree shape"),
+    "score": ("specdecodes.cli.score", "score drafters for a target: divergence, overlap, acceptance vectors"),
     "train": ("specdecodes.train.__main__", "train a target or a drafter by a recipe"),
 }
 """Name to module and summary; a module is imported when its command runs."""

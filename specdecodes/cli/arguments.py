@@ -27,6 +27,8 @@ PARTS = {
 }
 """The part of a mode that each of these flags replaces."""
 
+DRAFT_HELP = "a folder, a hub id, an embedded draft, or a drafter's name"
+
 BAD_INPUT = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -50,9 +52,8 @@ class OneLineParser(argparse.ArgumentParser):
         raise ValueError(f"{message}; '{self.prog} --help' lists the flags")
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`load_from` reads, except ``--mode``: the model, the parts of the mode, their settings."""
-    group = parser.add_argument_group("model")
+def add_target_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add what says which target runs where: ``target``, ``tokenizer``, ``device``, ``dtype``."""
     group.add_argument(
         "--target",
         "--model_target",
@@ -62,20 +63,24 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="a folder, a hub id, or 'embedded' (default)",
     )
-    group.add_argument(
-        "--draft",
-        "--model_draft",
-        "-ssm",
-        "--ssm-path",
-        metavar="NAME",
-        help="a folder, a hub id, an embedded draft, or a drafter's name",
-    )
     group.add_argument("--tokenizer", metavar="NAME", help="a folder or hub id (default: the one beside the target)")
     group.add_argument("--device", help="cpu or cuda[:N] (default: cuda where there is one)")
     group.add_argument(
         "--dtype",
         help="float32, bfloat16, float16, float64 (default: float32 on a CPU, the checkpoint's own on a GPU)",
     )
+
+
+def add_draft_argument(group: argparse._ArgumentGroup, **settings: Any) -> None:
+    """Add ``draft``; ``settings`` go to ``add_argument``."""
+    group.add_argument("--draft", "--model_draft", "-ssm", "--ssm-path", metavar="NAME", **settings)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`load_from` reads, except ``--mode``: the model, the parts of the mode, their settings."""
+    group = parser.add_argument_group("model")
+    add_target_arguments(group)
+    add_draft_argument(group, help=DRAFT_HELP)
     group.add_argument("--compile", "--cg", action="store_true", help="compile or capture the forwards")
     group.add_argument(
         "--lossless-only", action="store_true", help="refuse modes and verifiers that are lossy ('specdecodes plugins')"
