@@ -17,10 +17,43 @@ import pytest
 import torch
 
 import specdecodes
+from specdecodes.cli import main
 
 from .conftest import Pair
 
 ROOT = Path(__file__).parents[1]
+
+
+# Lossy modes where they are not wanted
+
+LOSSY = {
+    "a lossy mode": (["--mode", "commonsense"], "mode 'commonsense'", "'commonsense'"),
+    "a lossy verifier": (["--mode", "stree", "--verify", "typical"], "mode 'stree'", "'typical'"),
+    "one at temperature 0 alone": (["--mode", "commonsense", "--verify", "token-match"], "mode", "'commonsense'"),
+}
+
+
+@pytest.mark.parametrize("case", LOSSY)
+def test_lossless_only_refuses_lossy_modes(
+    case: str, generate_refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags, mode, verifier = LOSSY[case]
+    monkeypatch.setattr("specdecodes.core.load.load_model", None)  # it is refused before anything is loaded
+    line = generate_refused(*flags, "--lossless-only")
+    assert line.startswith(mode) and f"(--lossless-only), got {verifier}, which is lossy; choose another" in line
+
+
+def test_lossless_only_lets_lossless_modes_through(pair: Pair, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--target", pair.target, "--draft", pair.draft, "--prompt", "w1 w2", "--max-new-tokens", "4"]
+    assert main(["generate", *flags, "--mode", "stree", "--lossless-only"]) == 0
+    assert "(lossy)" not in capsys.readouterr().out
+    assert main(["generate", *flags, "--mode", "stree", "--verify", "typical", "--temperature", "1"]) == 0
+    assert "mode             stree (lossy)\n" in capsys.readouterr().out
+
+
+def test_load_refuses_a_lossy_mode_where_only_lossless_ones_will_do() -> None:
+    with pytest.raises(ValueError, match="mode 'commonsense': expected lossless verifiers alone"):
+        specdecodes.load(mode="commonsense", lossless_only=True)
 
 
 # Names and settings

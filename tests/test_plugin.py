@@ -11,7 +11,7 @@ import pytest
 
 import specdecodes
 from specdecodes import Mode, hookimpl, plugins
-from specdecodes.plugin import KINDS, Registry, mode_is_lossless, registry, unknown
+from specdecodes.plugin import KINDS, Registry, check_lossless, mode_is_lossless, mode_label, registry, unknown
 from specdecodes.plugins.modes import MODES
 
 
@@ -111,6 +111,32 @@ def test_mode_is_lossless_if_all_its_verifiers_are() -> None:
 def test_shipped_modes_are_lossless_but_for_those_that_say_so(name: str) -> None:
     lossless = mode_is_lossless(registry(), MODES[name][0])
     assert lossless == (name != "commonsense") == ("lossy" not in MODES[name][0].help.lower())
+
+
+def test_check_lossless_names_the_lossy_verifier() -> None:
+    known = registry()
+    for name, (mode, _) in MODES.items():
+        if mode_is_lossless(known, mode):
+            check_lossless(known, name)
+    with pytest.raises(ValueError, match="mode 'commonsense': expected lossless verifiers alone") as caught:
+        check_lossless(known, "commonsense")
+    assert "got 'commonsense', which is lossy" in str(caught.value)
+    with pytest.raises(ValueError, match="got 'typical', which is lossy"):
+        check_lossless(known, "stree", "typical")
+    with pytest.raises(ValueError, match="got 'Silent', which is lossy"):
+        check_lossless(known, "stree", type("Silent", (), {"serves": ("greedy",)})())
+
+
+def test_check_lossless_looks_at_what_a_verifier_leaves_of_the_mode() -> None:
+    exact = type("Exact", (), {"lossless": True, "serves": ("greedy", "sampling")})
+    check_lossless(registry(), "commonsense", exact())
+    with pytest.raises(ValueError, match="got 'commonsense'"):
+        check_lossless(registry(), "commonsense", "token-match")  # at temperature 0 the mode's own decides
+
+
+def test_a_lossy_mode_is_labelled() -> None:
+    assert mode_label(registry(), "stree") == "stree"
+    assert mode_label(registry(), "commonsense") == "commonsense (lossy)"
 
 
 # Discovery

@@ -97,29 +97,30 @@ def texts(source: str, *, field: str | None = None, limit: int | None = None) ->
         raise ValueError(
             f"corpus: expected a text file or JSON lines, got {source!r}, which is no file; check the path"
         )
-    return islice(_lines(path, field or "text") if path.suffix == ".jsonl" else _whole(path), limit)
+    return islice(_texts(path, field or "text"), limit)
 
 
-def _whole(path: Path) -> Iterator[str]:
+def _texts(path: Path, field: str) -> Iterator[str]:
     try:
-        yield path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8", newline="\n") as file:
+            if path.suffix == ".jsonl":
+                yield from (
+                    _text_of(line, field, f"{path}: line {n}") for n, line in enumerate(file, 1) if line.strip()
+                )
+            else:
+                yield file.read()
     except UnicodeDecodeError as error:
         raise ValueError(f"corpus: {path}: expected UTF-8 text, got {error}; convert the file") from error
 
 
-def _lines(path: Path, field: str) -> Iterator[str]:
-    with path.open(encoding="utf-8", newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                record = json.loads(line) if line.strip() else None
-            except ValueError as error:
-                raise ValueError(f"corpus: {path}: line {number}: expected JSON, got {error}") from error
-            if record is None:
-                continue
-            text = record.get(field) if isinstance(record, dict) else None
-            if not isinstance(text, str):
-                raise ValueError(
-                    f"corpus: {path}: line {number}: expected a JSON object with text in {field!r}, got {line[:60]!r}; "
-                    "name the field with --field"
-                )
-            yield text
+def _text_of(line: str, field: str, where: str) -> str:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"corpus: {where}: expected JSON, got {error}; correct the line") from error
+    text = record.get(field) if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        raise ValueError(
+            f"corpus: {where}: expected a JSON object with text in {field!r}, got {line[:60]!r}; name it with --field"
+        )
+    return text

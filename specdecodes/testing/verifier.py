@@ -42,7 +42,7 @@ SHAPES: tuple[tuple[tuple[int, ...], int, tuple[str, ...]], ...] = (
     ((-1, 0, 0, 1, 2), 3, ("random", "both cut to their nucleus")),
     ((-1, 0, 0, 1, 3), 3, ("random", "a draft of one token")),
 )
-"""(parents, vocabulary, cases): chains, stars, two and three levels; small enough to enumerate all trees and all outcomes."""
+"""(parents, vocabulary, cases): chains, stars, two and three levels; small enough to enumerate all of it."""
 
 
 def check_verifier(verifier: Any, *, context: Context | None = None, **settings: Any) -> None:  # noqa: ANN401

@@ -153,6 +153,16 @@ def test_sampled_answers_are_not_compared() -> None:
 )
 def test_verdict_in_words(speedup: float, interval: Interval | None, words: str) -> None:
     assert verdict("tree", speedup, interval, True) == words
+    assert verdict("tree", speedup, interval, True, lossless=False) == f"lossy; {words}"
+
+
+def test_a_lossy_mode_says_so_wherever_it_appears() -> None:
+    lossy = summarise_mode(records(), "tree", "small-tree", replace(TREE, lossless=False), greedy=True)
+    assert lossy.label == "tree (lossy)" and lossy.verdict == "lossy; faster than plain decoding"
+    text = printed(whole([naive(), lossy]))
+    assert text.count("tree (lossy)") == 2, "in the table's head and before its verdict"
+    row = next(line for line in table.markdown([whole([naive(), lossy]).to_json()]).splitlines() if "`tree`" in line)
+    assert row.startswith("| `tree` (lossy) |")
 
 
 def test_a_tie_is_explained_and_counted() -> None:

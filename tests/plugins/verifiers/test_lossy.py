@@ -36,7 +36,7 @@ SETTINGS = {
 def test_the_law_is_another_than_the_targets(make, params):
     law, expected = decode_law(make(), Static(tree="2,1"), "none", PARAMS[params], vocab=3, length=2)
     assert sum(law.values()) == pytest.approx(1.0, abs=1e-12)
-    assert total_variation(law, expected) > 0.01
+    assert total_variation(law, expected) > 0.001
     assert set(law) <= set(expected) or params == "repetition penalty", "nothing that the target cannot say"
 
 
@@ -75,9 +75,13 @@ def test_the_state_after_every_step_is_that_of_the_tokens_emitted(name, temperat
         model, draft, "stree", verify=name, commit_state=backend, observers=[watching], tree="3,2.1", **SETTINGS[name]
     )
     roots, score = [], decoder.target.score
-    monkeypatch.setattr(
-        decoder.target, "score", lambda tree: (scored := score(tree), roots.append(scored[:, 0].clone()))[0]
-    )
+
+    def recorded(tree):
+        logits = score(tree)
+        roots.append(logits[:, 0].clone())
+        return logits
+
+    monkeypatch.setattr(decoder.target, "score", recorded)
     prompt = toy_prompt(7)
     ours = decoder.generate(prompt, max_new_tokens=24, temperature=temperature, seed=5)
     assert not ours.lossless
