@@ -430,13 +430,13 @@ def test_runs_are_named_after_the_time_and_the_latest_is_resumed(
 # Lossy modes
 
 
-def test_lossless_only_refuses_a_lossy_mode_before_anything_runs(settings: Make) -> None:
+def test_lossless_only_refuses_a_lossy_mode_before_anything_runs(make_settings: Make) -> None:
     with pytest.raises(ValueError, match="mode 'commonsense': expected lossless verifiers alone"):
-        settings(modes=["stree", "commonsense"], lossless_only=True)
+        make_settings(modes=["stree", "commonsense"], lossless_only=True)
     with pytest.raises(ValueError, match="got 'typical', which is lossy"):
-        settings(modes=["stree"], verify="typical", lossless_only=True)
-    assert settings(modes=["stree"], lossless_only=True).modes == ("naive", "stree")
+        make_settings(modes=["stree"], verify="typical", lossless_only=True)
+    assert make_settings(modes=["stree"], lossless_only=True).modes == ("naive", "stree")
 
 
-def test_lossless_only_is_no_part_of_the_result(settings: Make) -> None:
-    assert settings(lossless_only=True).to_json() == settings().to_json()
+def test_lossless_only_is_no_part_of_the_result(make_settings: Make) -> None:
+    assert make_settings(lossless_only=True).to_json() == make_settings().to_json()
