@@ -71,6 +71,6 @@ def left_over(mass: float, p: Tensor, q: Tensor) -> tuple[float, Tensor]:
     total = float(rest.sum())
     if total > 0:
         return total / (total + (1 - mass)), rest / total  # in this order: exactly 1 where the mass is
-    # Every child was to be kept: below mass 1 the node is, without one, no end of a path; with mass 1 it means p == q
-    # up to rounding, where a rejection has probability 0.
+    # Below mass 1 all of the node's mass went to its children, and no path ends here. With mass 1, p == q up to
+    # rounding, and this rejection has probability 0.
     return float(mass >= 1), p

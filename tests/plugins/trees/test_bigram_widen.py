@@ -11,15 +11,19 @@ from specdecodes.core.state import DecodeState
 from specdecodes.core.tree import Tree
 from specdecodes.plugins.trees.bigram_widen import BigramWiden
 from specdecodes.plugins.trees.static import Static
+from specdecodes.plugins.verifiers.token_match import TokenMatch
 from specdecodes.testing import (
     LiteralProposal,
     LiteralTarget,
     check_tree_builder,
+    total_variation,
     toy_bigrams,
     toy_context,
     toy_model,
 )
 from specdecodes.testing.toys import numbers, toy_prompt
+
+from ..verifiers.test_law import PARAMS, decode_law
 
 VOCAB = 24
 TABLE = toy_bigrams(VOCAB)
@@ -134,6 +138,13 @@ def test_tokens_are_those_of_plain_decoding(family, backend):
     assert ours.tokens == plain.tokens and ours.lossless
     static = load(target, draft, "stree").generate(toy_prompt(9), max_new_tokens=24)
     assert ours.tau > static.tau, "and in fewer steps"
+
+
+@pytest.mark.parametrize("params", ["as they are", "top-k", "repetition penalty"])
+def test_with_token_match_a_decode_has_the_law_of_the_target(params):
+    builder = BigramWiden(toy_context(vocab_size=5), tree="1,1", bigrams=toy_bigrams(5))
+    law, expected = decode_law(TokenMatch(), builder, "none", PARAMS[params], vocab=5, length=3)
+    assert total_variation(law, expected) < 1e-12
 
 
 def test_followers_help_the_embedded_pair():

@@ -63,12 +63,12 @@ class Histories:
 
 
 @pytest.mark.parametrize("backend", ["replay", "copy", "reforward"])
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    ("name", "temperature"),  # at temperature 0 greedy verification takes the place of typical acceptance
+    [("typical", 1.0), ("entropy-gate", 0.0), ("entropy-gate", 1.0), ("commonsense", 0.0), ("commonsense", 1.0)],
+)
 def test_the_state_after_every_step_is_that_of_the_tokens_emitted(name, temperature, backend, monkeypatch):
     """What the target says next after each commit is what the stock model says after everything emitted so far."""
-    if name == "typical" and temperature == 0:
-        pytest.skip("at temperature 0 greedy verification takes its place")
     model, draft = toy_model("bamba", dtype=torch.float64), toy_model("mamba2", dtype=torch.float64, seed=1)
     watching = Histories()
     decoder = load(
@@ -86,7 +86,7 @@ def test_the_state_after_every_step_is_that_of_the_tokens_emitted(name, temperat
     ours = decoder.generate(prompt, max_new_tokens=24, temperature=temperature, seed=5)
     assert not ours.lossless
     assert ours.tau > 1.3, "it accepts"
-    sequential = stock_logits(model, watching.seen[: len(roots)])
+    sequential = stock_logits(model, watching.seen[: len(roots)]).detach()
     assert float((torch.cat(roots) - sequential).abs().max()) < TOLERANCE
     if temperature == 0:
         plain = load(model, mode="naive").generate(prompt, max_new_tokens=24)
