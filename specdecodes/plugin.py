@@ -285,11 +285,12 @@ class Hooks:
         Raises:
             ValueError: it implements a hook that no specification names.
         """
-        _register(self.manager, {"joined": observer})
         try:
+            _register(self.manager, {"joined": observer})
             yield
         finally:
-            self.manager.unregister(observer)
+            if self.manager.is_registered(observer):
+                self.manager.unregister(observer)
 
     def propose(self, state: DecodeState) -> Proposal:
         """See :meth:`specdecodes.hookspecs.Phases.propose`."""

@@ -180,6 +180,19 @@ def test_decoders_have_managers_of_their_own() -> None:
     assert (one.steps, two.steps) == (3, 1)
 
 
+def test_an_observer_joins_for_a_while() -> None:
+    made, visitor = decoder("naive"), Counting()
+    assert not isinstance(made.greedy, str)
+    with made.greedy.hooks.joined_by(visitor):
+        made.generate(PROMPT, max_new_tokens=4)
+    made.generate(PROMPT, max_new_tokens=4)
+    assert (visitor.started, visitor.steps, visitor.finished) == (1, 3, 1)
+    stranger = type("Observer", (), {"proposed": hookimpl(misnamed)})()
+    with pytest.raises(ValueError, match="unknown hook 'proposed'"), made.greedy.hooks.joined_by(stranger):
+        pass
+    assert not made.greedy.hooks.manager.is_registered(stranger)
+
+
 @pytest.mark.parametrize("mode", ["naive", "sd", "stree", "ngram"])
 def test_every_hook_is_called_once_per_step(mode: str) -> None:
     made = decoder(mode)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -184,5 +183,11 @@ def _picture(step: SampledStep, words: str) -> str:
 
 
 def _plain(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    """A setting as people write it."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """A setting as people write it; a dash for what was not given."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        value = [f"{name}={_plain(item)}" for name, item in value.items()]
+    if isinstance(value, list):
+        value = ", ".join(map(_plain, value)) or None
+    return "-" if value is None else str(value)

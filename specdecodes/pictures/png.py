@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import pairwise
 
 from specdecodes.pictures.layout import BOX, FONT, Picture
 from specdecodes.pictures.palette import LIGHT
@@ -32,7 +33,8 @@ def png_bytes(picture: Picture) -> bytes:
         draw.text(place, caption.text, fill=LIGHT.muted, font=font, anchor="ls")
     for edge in picture.edges:
         corners = [edge.start, (edge.bend, edge.start[1]), (edge.bend, edge.end[1]), edge.end]
-        draw.line(_scaled(corners), fill=LIGHT.kinds[edge.kind].stroke, width=SCALE)
+        for ends in pairwise(_scaled(corners)):  # from the top or left: a line drawn backwards lies a pixel off
+            draw.line(sorted(ends), fill=LIGHT.kinds[edge.kind].stroke, width=SCALE)
     for box in picture.boxes:
         colours = LIGHT.kinds[box.label.kind]
         rectangle = _scaled([(box.left, box.top), (box.left + box.width, box.top + BOX)])

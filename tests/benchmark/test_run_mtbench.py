@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from specdecodes.benchmark import run_mtbench
+from specdecodes.benchmark import html, run_mtbench
 from specdecodes.benchmark.settings import RunSettings
 
 
@@ -182,6 +182,12 @@ def test_a_run_from_a_folder_prints_its_table(
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["sessions"][0]["command"].startswith("python -m specdecodes.benchmark.run_mtbench --target")
     assert summary["settings"]["target"] == str(folder)
+    report = tmp_path / "run" / "summary.html"
+    written = report.read_bytes()
+    report.unlink()
+    assert html.main([str(tmp_path / "run")]) == 0
+    assert capfd.readouterr().out == f"{report}\n"
+    assert report.read_bytes() == written
     assert sorted(path.name for path in (tmp_path / "run" / "model_answer").iterdir()) == [
         "tiny-naive.jsonl",
         "tiny-ngram.jsonl",

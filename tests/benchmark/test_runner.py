@@ -180,6 +180,36 @@ def test_summary_file_says_where_the_numbers_come_from(all_modes: tuple[Summary,
     assert values["rows"][0].keys() >= {"question_id", "mode", "turn", "repeat", "new_tokens", "steps", "seconds"}
 
 
+def test_summary_file_is_read_back_and_has_one_line_per_row_and_sample(
+    all_modes: tuple[Summary, Path, Stops],
+) -> None:
+    summary, folder, _ = all_modes
+    text = (folder / "log" / "summary.json").read_text()
+    assert Summary.from_json(json.loads(text)).to_json() == json.loads(json.dumps(summary.to_json()))
+    assert sum(line.startswith('  {"question_id"') for line in text.splitlines()) == len(summary.rows)
+    assert sum(line.startswith('  {"mode"') for line in text.splitlines()) == len(summary.samples) == 3
+
+
+def test_ranks_add_up_to_depths(all_modes: tuple[Summary, Path, Stops]) -> None:
+    for mode in all_modes[0].modes:
+        assert [sum(ranks) for ranks in mode.accepted_by_rank if any(ranks)] == [n for n in mode.accepted if n]
+        for accepted, offered in zip(mode.accepted_by_rank, mode.offered_by_rank, strict=True):
+            assert all(a <= o for a, o in zip(accepted, offered, strict=True))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_sampled_answer_is_a_measured_one_step_by_step(make_settings: Make, temperature: float) -> None:
+    summary = run(make_settings(modes=("sd", "stree", "ngram"), temperature=temperature, max_questions=1))
+    assert [sample.mode for sample in summary.samples] == ["sd", "stree", "ngram"]
+    for sample in summary.samples:
+        answers = read_lines(Path(summary.folder) / f"model_answer/bamba-{sample.mode}.jsonl")
+        choice = answers[0]["choices"][0]
+        assert (sample.question_id, sample.prompt) == (7, "What is two and two?")
+        assert sample.text == choice["turns"][0]
+        emitted = [sum(kind in ("accepted", "bonus") for kind in step.kinds) for step in sample.steps]
+        assert emitted == choice["accept_lengths"][: choice["decoding_steps"][0]]
+
+
 def test_later_turns_go_on_from_the_baselines_answer(make_settings: Make, tokenizer: PreTrainedTokenizerFast) -> None:
     prompts: list[tuple[str, list[int]]] = []
     answers: list[str] = []
@@ -199,6 +229,7 @@ def test_later_turns_go_on_from_the_baselines_answer(make_settings: Make, tokeni
         return decoder
 
     run(make_settings(temperature=1.0), load=spying)
+    assert prompts.pop() == prompts[1], "the answer that the report draws is asked for last"
     assert [mode for mode, _ in prompts] == ["naive", "stree", "stree", "naive", "stree", "naive"]
     for first, second in zip(prompts[::2], prompts[1::2], strict=True):
         assert first[1] == second[1]
@@ -339,7 +370,7 @@ def test_resume_between_questions_loses_and_doubles_nothing(make_settings: Make,
     with pytest.raises(KeyboardInterrupt):
         run(settings, watcher=stops)
     assert (stops.done, stops.ends) == ([7], 1)
-    assert not (settings.out_dir / "summary.json").exists()
+    assert not list(settings.out_dir.glob("summary.*"))
     kept = read_lines(settings.out_dir / PIECES[1])
     goes_on = Stops()
     summary = run(make_settings(resume=True), watcher=goes_on)

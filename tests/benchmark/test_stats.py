@@ -8,6 +8,7 @@ from specdecodes.benchmark.stats import (
     Pair,
     acceptance_by_depth,
     add_by_depth,
+    add_by_rank,
     bootstrap_difference,
     bootstrap_ratio,
     distinct_ngrams,
@@ -85,3 +86,8 @@ def test_acceptance_by_depth() -> None:
     assert add_by_depth([[4, 4, 2], [3, 1]]) == [7, 5, 2]
     assert add_by_depth([]) == []
     assert acceptance_by_depth([8, 4, 0], [6, 1, 0]) == [0.75, 0.25, 0.0]
+
+
+def test_counts_by_rank_add_up_where_lists_end_early() -> None:
+    assert add_by_rank([[[1, 2], [3]], [[10], [20, 30], [40]], []]) == [[11, 2], [23, 30], [40]]
+    assert add_by_rank([]) == []

@@ -136,6 +136,31 @@ def test_parts_of_a_mode_and_settings_are_replaced(generate: Any) -> None:
     assert f"{steps} steps * 2 levels; {4 * steps} tokens drafted" in replaced["acceptance"]
 
 
+@pytest.mark.parametrize("sampling", [[], ["--temperature", "1", "--seed", "2"]], ids=["greedy", "sampling"])
+@pytest.mark.parametrize("mode", ["naive", "sd", "stree", "ngram"])
+def test_show_trees_prints_every_step_above_the_answer(
+    pair: Pair, capsys: pytest.CaptureFixture[str], mode: str, sampling: list[str]
+) -> None:
+    draft = ["--draft", pair.draft] if mode in ("sd", "stree") else []
+    flags = ["generate", "--target", pair.target, *draft, "--mode", mode, "--max-new-tokens", "16", *sampling]
+    assert main([*flags, "--prompt", PROMPT]) == 0
+    plain = read(capsys.readouterr().out)
+    assert main([*flags, "--prompt", PROMPT, "--show-trees"]) == 0
+    legend, *steps, rest = re.split(r"^(?=step \d)|\n\n(?=w\d)", capsys.readouterr().out, flags=re.MULTILINE)
+    shown = read(rest)
+    assert (shown["text"], shown["steps"]) == (plain["text"], plain["steps"])
+    assert legend.startswith("[accepted]  (rejected)  <bonus")
+    assert len(steps) == int(plain["steps"])
+    told = [steps[0].splitlines()[1].lstrip("␣")]  # the first root: the token that the prefill chose
+    for number, step in enumerate(steps, 1):
+        told += re.findall(r"[\[<]␣(\S+)[\]>]$", step, re.MULTILINE)
+        drafted = len(re.findall(r"[\[({]␣", step))
+        accepted = len(re.findall(r"\[␣", step))
+        words = f"{accepted} of {drafted} drafted tokens accepted" if drafted else "no draft"
+        assert step.startswith(f"step {number}: {words}, ")
+    assert [word for word in told if word != "<pad>"] == plain["text"].split()
+
+
 def generation(accept_lengths: list[int], drafted: int, offered: list[int], accepted: list[int]) -> Generation:
     counts = {"drafted": drafted, "offered": offered, "accepted": accepted}
     return Generation([[0] * (1 + sum(accept_lengths))], "", accept_lengths, {}, 1, {"acceptance": counts})

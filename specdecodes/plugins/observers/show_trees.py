@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from specdecodes.core.tree import Tree
 from specdecodes.hookspecs import hookimpl
 from specdecodes.pictures.text import branches
 from specdecodes.pictures.tokens import token_text
-from specdecodes.plugins.observers.trace import Step, Trace, headline
+from specdecodes.plugins.observers.trace import Step, StepObserver, headline
 
 if TYPE_CHECKING:
     from specdecodes.core.state import DecodeState
@@ -28,7 +27,7 @@ MEANINGS = {
 }
 
 
-class ShowTrees(Trace):
+class ShowTrees(StepObserver):
     """Prints every step's tree with accepted, rejected and bonus tokens in colours.
 
     Without colours (a pipe, ``NO_COLOR``) the tokens get marks instead: [accepted] (rejected) <bonus> {cut}.
@@ -46,18 +45,14 @@ class ShowTrees(Trace):
         self.coloured = self.console.color_system is not None and not self.console.no_color
 
     @hookimpl
-    def generation_started(self, state: DecodeState) -> None:
+    def generation_started(self) -> None:
         """Print the legend."""
-        super().generation_started(state)
         legend = (self._marked(kind, meaning) for kind, meaning in MEANINGS.items())
         self._print(Text("  ").join(legend).append("\n"))
 
-    @hookimpl
-    def step_finished(self, state: DecodeState, tree: Tree) -> None:
+    def seen(self, state: DecodeState, step: Step) -> None:
         """Print the step."""
-        super().step_finished(state, tree)
-        step: Step = state.extras["steps"][-1]
-        self._print(Text(headline(len(state.extras["steps"]), step.kinds)))
+        self._print(Text(headline(len(state.accept_lengths), step.kinds)))
         for before, node in branches(step.parents):
             text = token_text(self.tokenizer, step.tokens[node])
             self._print(Text(before).append(self._marked(step.kinds[node], text)))

@@ -33,19 +33,11 @@ class Step:
     kinds: list[str]
 
 
-class Trace:
-    """Puts every step's tree and what became of its nodes into ``Generation.extras["steps"]``, a list of ``Step``.
-
-    Every step is copied to the host: for looking at, not for measuring. Row 0 only.
-    """
+class StepObserver:
+    """Base of what looks at every step: :meth:`seen` gets it, copied to the host. Row 0 only."""
 
     def __init__(self, context: object = None) -> None:
         pass
-
-    @hookimpl
-    def generation_started(self, state: DecodeState) -> None:
-        """Start from nothing."""
-        state.extras["steps"] = []
 
     @hookimpl(wrapper=True)
     def verify(self, state: DecodeState) -> Generator[None, Verdict, Verdict]:
@@ -56,8 +48,28 @@ class Trace:
 
     @hookimpl
     def step_finished(self, state: DecodeState, tree: Tree) -> None:
-        """Keep the step."""
-        state.extras["steps"].append(step_of(tree, state.extras["uncut"], state.accept_lengths[-1]))
+        """Look at the step."""
+        self.seen(state, step_of(tree, state.extras["uncut"], state.accept_lengths[-1]))
+
+    def seen(self, state: DecodeState, step: Step) -> None:
+        """Called after every step; it is the ``len(state.accept_lengths)``-th."""
+        raise NotImplementedError
+
+
+class Trace(StepObserver):
+    """Puts every step's tree and what became of its nodes into ``Generation.extras["steps"]``, a list of ``Step``.
+
+    Every step is copied to the host: for looking at, not for measuring. Row 0 only.
+    """
+
+    @hookimpl
+    def generation_started(self, state: DecodeState) -> None:
+        """Start from nothing."""
+        state.extras["steps"] = []
+
+    def seen(self, state: DecodeState, step: Step) -> None:
+        """Keep the step, once if several observers do."""
+        state.extras["steps"][len(state.accept_lengths) - 1 :] = [step]
 
     @hookimpl
     def generation_finished(self, state: DecodeState, generation: Generation) -> None:
