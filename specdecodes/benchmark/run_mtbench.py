@@ -2,8 +2,8 @@
 
 Plain decoding always runs too, in the same process, question by question in alternation with every mode. It stays
 as it is when parts of a mode are replaced; a setting goes to every mode with a component that takes it, and
-MODE.KEY=VALUE to that mode alone. Without --seed the seed is 0. Beside summary.json comes summary.html, a report to look
-at; python -m specdecodes.benchmark.html makes it again.
+MODE.KEY=VALUE to that mode alone. Without --seed the seed is 0. Beside summary.json comes summary.html, a report to
+look at; python -m specdecodes.benchmark.html makes it again.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def png_bytes(picture: Picture) -> bytes:
     for edge in picture.edges:
         corners = [edge.start, (edge.bend, edge.start[1]), (edge.bend, edge.end[1]), edge.end]
         for ends in pairwise(_scaled(corners)):  # from the top or left: a line drawn backwards lies a pixel off
-            draw.line(sorted(ends), fill=LIGHT.kinds[edge.kind].stroke, width=SCALE)
+            draw.line([min(ends), max(ends)], fill=LIGHT.kinds[edge.kind].stroke, width=SCALE)
     for box in picture.boxes:
         colours = LIGHT.kinds[box.label.kind]
         rectangle = _scaled([(box.left, box.top), (box.left + box.width, box.top + BOX)])
