@@ -181,8 +181,9 @@ def test_hub_that_cannot_be_reached(refused: Refused, monkeypatch: pytest.Monkey
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     line = refused("pretrain", "--recipe", ROOT / "train" / "recipes" / "smoke.toml")
     assert line == (
-        "data source gsm8k: cannot load openai/gsm8k (Couldn't reach 'openai/gsm8k' on the Hub "
-        "(LocalEntryNotFoundError)); give a folder that holds gsm8k_train.jsonl with --data"
+        "data source gsm8k: expected the data set openai/gsm8k, config 'main', split 'train[:200]' from the hub, got "
+        "ConnectionError: Couldn't reach 'openai/gsm8k' on the Hub (LocalEntryNotFoundError) more; "
+        "give a folder that holds gsm8k_train.jsonl with --data"
     )
 
 
@@ -211,7 +212,7 @@ def test_answers_that_are_missing_or_broken(refused: Refused, make_recipe: Make,
     words = ("distill", "--recipe", make_recipe("distill"), "--data", data, "--answers", path)
     assert refused(*words) == f"--answers: expected a file written by the task 'answers', got {path}; no such file"
     path.write_text('{"messages": [{"role": "user", "content": "a"}]}\n{"messages": \n', encoding="utf-8")
-    assert refused(*words).startswith(f"{path}: line 2 is not JSON")
+    assert refused(*words).startswith(f"{path}: line 2: expected one JSON object per line")
 
 
 def test_output_of_the_wrong_kind(refused: Refused, make_recipe: Make, data: Path, tmp_path: Path) -> None:
