@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 DRAFTS = ("mamba2",)
 """Draft models that were trained for the embedded target."""
@@ -12,12 +13,6 @@ NAMES = ("embedded", *DRAFTS)
 
 DEFAULT_DRAFT = "ngram"
 """The drafter of ``sd`` and ``stree`` on the embedded target: the faster one on a CPU."""
-
-SETTINGS = {
-    "ngram": {"tree": "3,2.1.0,1.0.0,1,1,1,1"},
-    "mamba2": {"tree": "4,2,1"},
-}
-"""Per drafter, a tree that was fast on a CPU: few passes of a draft model, many nodes of an index."""
 
 NGRAM_TABLE = "ngram.safetensors"
 
@@ -30,3 +25,27 @@ def folder(name: str) -> Path:
 def ngram_table() -> Path:
     """The static back-off table of the embedded target."""
     return Path(__file__).parent / NGRAM_TABLE
+
+
+def measured(drafter: str) -> Path:
+    """What the tree ``optimal`` needs: acceptance and cost of ``ngram`` or of a draft of :data:`DRAFTS`."""
+    return Path(__file__).parent / "measured" / f"{drafter}.json"
+
+
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "ngram": {
+        "static": {"tree": "3,2.1.0,1.0.0,1,1,1,1"},
+        "growmap": {"tree": "3,2.1.0,1.0.0,1,1,1,1"},
+        "best-first": {"max_nodes": 8, "depth": 7, "topk": 3, "width": 2},
+        "beam": {"width": 2, "depth": 4},
+        "optimal": {"measured": str(measured("ngram"))},
+    },
+    "mamba2": {
+        "static": {"tree": "4,2,1"},
+        "growmap": {"tree": "4,2,1"},
+        "best-first": {"max_nodes": 8, "depth": 3, "topk": 4, "width": 2},
+        "beam": {"width": 2, "depth": 3},
+        "optimal": {"measured": str(measured("mamba2"))},
+    },
+}
+"""Per drafter and tree builder, what was fast on a CPU: few passes of a draft model, many nodes of an index."""

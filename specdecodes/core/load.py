@@ -98,7 +98,7 @@ class _Parts:
         self.context = context
         self.settings = dict(settings)
         self.known: set[str] = set()
-        self.measured: Mapping[str, Any] = {}
+        self.measured: Mapping[str, Mapping[str, Any]] = {}
 
     def make(self, kind: str, part: Any) -> Any:  # noqa: ANN401
         """The component called ``part``; an object is taken as it is."""
@@ -110,7 +110,7 @@ class _Parts:
     def _for(self, component: Component) -> dict[str, Any]:
         taken = component.settings
         self.known |= set(taken)
-        merged = {**self.mode.settings, **self.measured, **self.settings}
+        merged = {**self.mode.settings, **self.measured.get(component.name, {}), **self.settings}
         return {name: read_setting(taken[name], value) for name, value in merged.items() if name in taken}
 
     def drafter(self, override: Any) -> Any:  # noqa: ANN401

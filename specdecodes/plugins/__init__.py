@@ -23,6 +23,7 @@ from specdecodes.plugins.trees.best_first_sampled import BestFirstSampled
 from specdecodes.plugins.trees.bigram_widen import BigramWiden
 from specdecodes.plugins.trees.growmap import Growmap
 from specdecodes.plugins.trees.marginal import Marginal
+from specdecodes.plugins.trees.optimal import Optimal
 from specdecodes.plugins.trees.static import Chain, Root, Static
 from specdecodes.plugins.verifiers.block import Block
 from specdecodes.plugins.verifiers.commonsense import Commonsense
@@ -52,6 +53,7 @@ def register_components(registry: Registry) -> None:
     registry.add("tree", "best-first", BestFirst)
     registry.add("tree", "best-first-sampled", BestFirstSampled)
     registry.add("tree", "marginal", Marginal)
+    registry.add("tree", "optimal", Optimal)
     registry.add("verifier", "greedy", Greedy)
     registry.add("verifier", "token-match", TokenMatch)
     registry.add("verifier", "rejection", Rejection)

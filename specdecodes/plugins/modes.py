@@ -66,4 +66,28 @@ MODES: dict[str, tuple[Mode, tuple[str, ...]]] = {
         ),
         (),
     ),
+    "dynamic": (
+        Mode(
+            "model",
+            "best-first",
+            "greedy",
+            ("token-match",),
+            help="A new tree at every step: the draft's most probable paths (EAGLE-2, OPT-Tree).",
+        ),
+        (),
+    ),
+    "sequoia": (
+        Mode(
+            "model",
+            "growmap",
+            "greedy",
+            ("without-replacement", "token-match"),
+            help="Sequoia: a static tree, from a growmap file or spelled out; drawn without replacement.",
+        ),
+        (),
+    ),
+    "beam": (
+        Mode("model", "beam", "greedy", ("token-match",), help="STree's beam drafts: all beams of all levels."),
+        (),
+    ),
 }

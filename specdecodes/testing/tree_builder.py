@@ -26,8 +26,8 @@ def check_tree_builder(builder: Any, *, context: Context | None = None, **settin
     Every tree passes ``Tree.checked``, starts with the root and keeps to ``max_nodes``, ``max_depth`` and ``chain``
     (and to one number of nodes T, where ``capturable``); slots belong to the right path; where the drafter has no
     candidate there is padding. For every kind of ``draws`` declared: the children of a node are the first of those
-    drawn from its distribution, in draw order, how many does not depend on what was drawn, and ``logq`` is what they
-    were drawn from; ``state.rng`` is the only randomness.
+    drawn from its distribution, in draw order; whether a draw is kept depends on no draw but kept earlier ones, least
+    of all on itself; ``logq`` is what they were drawn from; ``state.rng`` is the only randomness.
 
     Args:
         builder: a component, or a factory called with ``context`` and ``settings``.
@@ -71,9 +71,9 @@ class _Run:
         self.sizes: set[int] = set()
 
     def build(
-        self, seed: int, draws: str, candidates: int | None, twist: tuple[int, int] | None = None
+        self, seed: int, draws: str, candidates: int | None, twist: tuple[int, int, int] | None = None
     ) -> tuple[Tree, _Draws]:
-        """One tree, checked; ``twist``: (number of the call of ``rng.draws`` that answers otherwise, how)."""
+        """One tree, checked; ``twist``: (number of a row drawn from, place among its draws, whether a likely one)."""
         state = self._state(seed, draws, candidates)
         state.rng = rng = _Draws(seed, twist)
         proposal = _Recorded(
@@ -187,22 +187,34 @@ class _Run:
 
 
 def _check_counts(run: _Run, draws: str) -> None:
-    """How many children a node keeps may depend on earlier draws, never on its own."""
+    """Whether a draw is kept must not depend on what it is, nor on draws that are not kept.
+
+    Only then does a drawn child, given all before it, have the distribution that the verifier takes it to have.
+    """
     tree, rng = run.build(0, draws, None)
-    for call in range(rng.calls):
-        for seed in range(3):
-            other, _ = run.build(0, draws, None, twist=(call, seed))
-            asked = [weights for weights, number in zip(rng.drawn, rng.numbers, strict=True) if number == call]
-            for weights, _ in asked:
-                counts = [_kept(run, built, weights) for built in (tree, other)]
+    for drawn, (weights, tokens) in enumerate(rng.drawn):
+        for place in range(len(tokens)):
+            for likely in range(2):
+                other, _ = run.build(0, draws, None, twist=(drawn, place, likely))
+                first, second = (_kept(built, weights) for built in (tree, other))
+                # Up to this place both saw the same, so that both keep the draw there or neither does.
                 expect(
-                    counts[0] == counts[1],
-                    f"{run.name}: keeps {counts[0]} children of a node or {counts[1]}, depending on which tokens were "
-                    "drawn there; that biases what is emitted",
+                    [min(count, place + 1) for count in first] == [min(count, place + 1) for count in second],
+                    f"{run.name}: keeps {first} children of a node or {second}, depending on which token was drawn "
+                    f"there as number {place + 1}; that biases what is emitted",
+                )
+                expect(
+                    max(first, default=0) > place or _same(tree, other),
+                    f"{run.name}: draw number {place + 1} at a node is not kept, but the tree depends on it; that "
+                    "biases what is emitted",
                 )
 
 
-def _kept(run: _Run, tree: Tree, weights: Tensor) -> list[int]:
+def _same(tree: Tree, other: Tree) -> bool:
+    return _token_paths(tree) == _token_paths(other) and _children(tree) == _children(other)
+
+
+def _kept(tree: Tree, weights: Tensor) -> list[int]:
     """How many children the nodes with this draft distribution have."""
     assert tree.logq is not None
     children = _children(tree)
@@ -237,14 +249,12 @@ class _Draws(Rng):
     """Draws by a script, remembers them, and refuses everything else: a builder draws with ``rng.draws`` only.
 
     Attributes:
-        drawn: (weights [V], tokens) of every row asked about. numbers: for each, the number of its call.
+        drawn: (weights [V], tokens) of every row asked about.
     """
 
-    def __init__(self, seed: int, twist: tuple[int, int] | None) -> None:
+    def __init__(self, seed: int, twist: tuple[int, int, int] | None) -> None:
         super().__init__(seed)
         self.drawn: list[tuple[Tensor, list[int]]] = []
-        self.numbers: list[int] = []
-        self.calls = 0
         self._twist = twist
 
     def draws(self, probs: Tensor, count: int, replacement: bool) -> Tensor:
@@ -252,21 +262,35 @@ class _Draws(Rng):
         expect(probs.ndim == 2, f"rng.draws: expected probabilities [n, V], got shape {tuple(probs.shape)}")
         sums = probs.sum(-1)
         expect(torch.allclose(sums, torch.ones_like(sums), atol=1e-4), "rng.draws: expected normalised rows")
-        twisted = self._twist if self._twist is not None and self._twist[0] == self.calls else None
         rows = []
         for row in probs:
-            source = numbers("draws", self.generator.initial_seed(), self.calls, len(self.drawn), twisted)
-            possible = row.nonzero()[:, 0]
-            if replacement:
-                tokens = possible[torch.randint(len(possible), (count,), generator=source)].tolist()
-            else:
-                tokens = possible[torch.randperm(len(possible), generator=source)[:count]].tolist()
-            tokens += [-1] * (count - len(tokens))
-            self.drawn.append((row.double(), [token for token in tokens if token >= 0]))
-            self.numbers.append(self.calls)
-            rows.append(tokens)
-        self.calls += 1
+            which = len(self.drawn)
+            tokens = self._answer(row, count, replacement, which)
+            if self._twist is not None and self._twist[0] == which:
+                tokens = self._twisted(row, tokens, replacement)
+            self.drawn.append((row.double(), tokens))
+            rows.append([*tokens, *[-1] * (count - len(tokens))])
         return torch.tensor(rows, device=probs.device)
+
+    def _twisted(self, row: Tensor, tokens: list[int], replacement: bool) -> list[int]:
+        """The same up to some place, there the likeliest or the unlikeliest of what is left, then others."""
+        assert self._twist is not None
+        which, place, likely = self._twist
+        left = self._without(row, tokens[:place], replacement)
+        other = int(left.argmax() if likely else torch.where(left > 0, left, torch.inf).argmin())
+        left = self._without(left, [other], replacement)
+        return [*tokens[:place], other, *self._answer(left, len(tokens) - place - 1, replacement, which, place)]
+
+    @staticmethod
+    def _without(row: Tensor, tokens: list[int], replacement: bool) -> Tensor:
+        return row if replacement else row.index_fill(0, torch.tensor(tokens, dtype=torch.long), 0.0)
+
+    def _answer(self, row: Tensor, count: int, replacement: bool, *key: int) -> list[int]:
+        source = numbers("draws", self.generator.initial_seed(), *key)
+        possible = row.nonzero()[:, 0]
+        if replacement:
+            return list(possible[torch.randint(len(possible), (count,), generator=source)].tolist())
+        return list(possible[torch.randperm(len(possible), generator=source)[:count]].tolist())
 
 
 def _token_paths(tree: Tree) -> list[tuple[int, ...]]:

@@ -9,6 +9,7 @@ from specdecodes.core.tree import Tree, Verdict
 from specdecodes.hookspecs import hookimpl
 from specdecodes.plugins.states.copy import StateCopy
 from specdecodes.plugins.states.replay import Replay
+from specdecodes.plugins.trees.best_first_sampled import BestFirstSampled
 from specdecodes.plugins.trees.static import Static, topology_of
 from specdecodes.plugins.verifiers.base import WalkingVerifier
 from specdecodes.plugins.verifiers.block import Block
@@ -69,6 +70,43 @@ class OnlyLikely(Redrawing):
         drawn = rng.draws(probs, count, replacement)
         likely = probs.gather(1, drawn.clamp(min=0)) > 1.0 / probs.shape[1]
         return drawn.masked_fill(likely.cumprod(1) == 0, -1)
+
+
+class DropsUnlikelyLast(Redrawing):
+    """Leaves out the last draw where it is an unlikely one."""
+
+    def redraw(self, rng, probs, count, replacement):
+        drawn = rng.draws(probs, count, replacement)
+        unlikely = probs.gather(1, drawn.clamp(min=0)) < 1.0 / probs.shape[1]
+        unlikely[:, :-1] = False
+        return drawn.masked_fill(unlikely, -1)
+
+
+class PicksByDraw(BestFirstSampled):
+    """Draws first where the next draw is going to be a likely token."""
+
+    def __init__(self, context=None):
+        super().__init__(context, max_nodes=24, threshold=0.0)
+
+    def _draw(self, row, nodes, drawn, chances):
+        for i in sorted(range(len(nodes)), key=lambda i: -chances[i][0])[:2]:
+            for token, chance in list(zip(drawn[i], chances[i], strict=True))[:2]:
+                if token >= 0:
+                    row.add(nodes[i], token, chance)
+
+
+class LooksAhead(BestFirstSampled):
+    """Draws more often at one node if the next draw at another, which is not made, would be a likely token."""
+
+    def __init__(self, context=None):
+        super().__init__(context, max_nodes=24, threshold=0.0)
+
+    def _draw(self, row, nodes, drawn, chances):
+        counts = [2] if len(nodes) == 1 else [1, 1 + (chances[0][1] > 0.2)]
+        for i, count in enumerate(counts):
+            for token, chance in list(zip(drawn[i], chances[i], strict=True))[:count]:
+                if token >= 0:
+                    row.add(nodes[i], token, chance)
 
 
 class OwnRandomness(Redrawing):
@@ -201,6 +239,9 @@ TREE_BUILDERS = {
     SortedSiblings: "never dropped or re-ordered",
     DroppedChild: "never dropped or re-ordered",
     OnlyLikely: "that biases what is emitted",
+    DropsUnlikelyLast: "that biases what is emitted",
+    PicksByDraw: "depending on which token was drawn there as number 1",
+    LooksAhead: "is not kept, but the tree depends on it",
     OwnRandomness: "not drawn by state.rng.draws",
     OtherLogq: "Tree.logq: row 0 is not what",
     SwappedSlots: "Tree.slots: node 1",

@@ -39,5 +39,5 @@ class Beam:
         kept = [[0] for _ in rows]
         for level in levels(state, proposal, rows, depth=self.max_depth, topk=self.width, width=self.width):
             for beams, new in zip(kept, level, strict=True):
-                beams += sorted(new)
+                beams += new
         return assemble(state, rows, kept, self.max_nodes)

@@ -51,9 +51,12 @@ class BestFirst:
             best = [row.best(range(1, len(row)), count) for row in rows]
             if all(_full(row, top, new, count) for row, top, new in zip(rows, best, level, strict=True)):
                 break
-        return assemble(state, rows, [[0, *sorted(nodes)] for nodes in best], self.max_nodes)
+        return assemble(state, rows, [[0, *nodes] for nodes in best], self.max_nodes)
 
 
 def _full(row: Drafted, best: list[int], level: list[int], count: int) -> bool:
     """Whether no node below this level (its best nodes) can enter the ``best`` ones."""
-    return not level or (len(best) == count and row.scores[level[0]] <= row.scores[best[-1]])
+    if not level:
+        return True
+    scores = row.scores
+    return len(best) == count and max(scores[node] for node in level) <= min(scores[node] for node in best)

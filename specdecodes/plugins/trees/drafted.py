@@ -45,8 +45,8 @@ class Drafted:
         self.slots.append(-1)
 
     def best(self, nodes: Iterable[int], count: int) -> list[int]:
-        """The ``count`` best of ``nodes``, best first; of equals the earlier, so that parents stand before children."""
-        return sorted(nodes, key=lambda node: -self.scores[node])[:count]
+        """The ``count`` best of ``nodes`` in rising order; of equals the earlier: no child comes without its parent."""
+        return sorted(sorted(nodes, key=self.scores.__getitem__, reverse=True)[:count])
 
 
 def levels(
@@ -60,7 +60,7 @@ def levels(
         rows: what is drafted so far, the root alone; grows by every candidate.
 
     Yields:
-        Per row, the ``width`` best new nodes, best first. They are run when the next level is asked for.
+        Per row, the ``width`` best new nodes in rising order. They are run when the next level is asked for.
     """
     asked, slots = [[0]] * len(rows), torch.zeros_like(state.root)
     for level in range(depth):
