@@ -6,7 +6,7 @@ import difflib
 import importlib.metadata
 import inspect
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -38,12 +38,24 @@ class Context:
         tokenizer: the target's tokenizer, or None.
         draft: what the user named with ``draft=``: a folder, a hub id, a loaded model, a component's own word, or None.
         compile: whether the decoder's forwards are compiled.
+        maker: how ``load`` makes components of this decoder; None: each with its own default settings.
     """
 
     target: Target
     tokenizer: Any = None
     draft: Any = None
     compile: bool = False
+    maker: Callable[[str, str], Any] | None = None
+
+    def make(self, kind: str, name: str) -> Any:  # noqa: ANN401 - a component
+        """Another component for this decoder, for one that is made of others; it gets those settings that it takes.
+
+        Raises:
+            ValueError: an unknown name; a component that is made of itself.
+        """
+        if self.maker is not None:
+            return self.maker(kind, name)
+        return cast("Factory", registry().get(kind, name).factory)(self)
 
 
 @dataclass(frozen=True)
@@ -255,23 +267,26 @@ class Hooks:
 
     Args:
         plugins: components by role, in any order; exactly one must implement each of propose, build_tree, verify.
+        phases: which of the phases must be implemented; a component that is made of others needs some of them.
 
     Raises:
         ValueError: a phase with no implementation or with several, or a hook that no specification names.
     """
 
-    def __init__(self, plugins: Mapping[str, object]) -> None:
+    def __init__(self, plugins: Mapping[str, object], phases: Sequence[str] = hookspecs.PHASES) -> None:
         manager = pluggy.PluginManager("specdecodes")
         manager.add_hookspecs(hookspecs.Phases)
         manager.add_hookspecs(hookspecs.Events)
         _register(manager, plugins)
-        for phase in ("propose", "build_tree", "verify"):
+        for phase in phases:
+            if phase == "commit_state":  # called on all
+                continue
             owners = [i.plugin_name for i in getattr(manager.hook, phase).get_hookimpls() if not _wraps(i)]
             if len(owners) != 1:
                 raise ValueError(
                     f"plugins: expected exactly one implementation of {phase}, got {len(owners)} ({', '.join(owners)})"
                 )
-        if not any(not _wraps(i) for i in manager.hook.commit_state.get_hookimpls()):
+        if "commit_state" in phases and not any(not _wraps(i) for i in manager.hook.commit_state.get_hookimpls()):
             raise ValueError("plugins: expected a state back-end that implements commit_state, got none")
         if os.environ.get("SPECDECODES_TRACE_HOOKS") == "1":
             trace(manager)

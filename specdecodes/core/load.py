@@ -95,7 +95,8 @@ class _Parts:
     def __init__(self, components: Registry, mode: Mode, context: Context, settings: Mapping[str, Any]) -> None:
         self.components = components
         self.mode = mode
-        self.context = context
+        self.context = replace(context, maker=self.make)
+        self.making: list[str] = []
         self.settings = dict(settings)
         self.known: set[str] = set()
         self.measured: Mapping[str, Mapping[str, Any]] = {}
@@ -105,7 +106,12 @@ class _Parts:
         if not isinstance(part, str):
             return part
         component = self.components.get(kind, part)
-        return component.factory(self.context, **self._for(component))  # type: ignore[operator]
+        if (name := f"{kind} {component.name!r}") in self.making:
+            raise ValueError(f"{name}: expected parts other than itself, got {' > '.join([*self.making, name])}")
+        self.making.append(name)
+        made = component.factory(self.context, **self._for(component))  # type: ignore[operator]
+        self.making.pop()
+        return made
 
     def _for(self, component: Component) -> dict[str, Any]:
         taken = component.settings
@@ -116,7 +122,7 @@ class _Parts:
     def drafter(self, override: Any) -> Any:  # noqa: ANN401
         """The drafter: named outright, or by ``draft``, or the mode's own."""
         draft = self.context.draft
-        if draft is None and self.mode.propose == "model" and self.context.target.is_embedded:
+        if draft is None and override is None and self.mode.propose == "model" and self.context.target.is_embedded:
             draft = assets.DEFAULT_DRAFT
         if (
             override is None

@@ -19,6 +19,9 @@ from specdecodes.models.interpose import serving
 from specdecodes.models.passes import ExpandPass
 from specdecodes.models.target import Target
 
+MAX_SINGLE = 4
+"""Tokens that :meth:`SlotRunner.catch_up` runs one by one at most, in the forward that is compiled."""
+
 
 class SlotRunner(Target):
     """Runs a draft model over a growing tree of slots.
@@ -58,6 +61,8 @@ class SlotRunner(Target):
     def catch_up(self, tokens: Sequence[int]) -> Tensor:
         """Run ``tokens`` (the root last) from the committed prefix; all but the root are committed.
 
+        One by one as a rule, since few are waiting; more than ``MAX_SINGLE`` in one forward.
+
         Returns:
             The root's logits [1, V].
         """
@@ -65,6 +70,11 @@ class SlotRunner(Target):
             self._make_slots()
         logits = torch.empty(0)
         self.num_slots = 1
+        if len(tokens) > MAX_SINGLE:
+            *waiting, root = tokens
+            self._run_sequence(torch.tensor([waiting], device=self.device), clamps=False)
+            self.tokens_run += len(waiting)
+            tokens = [root]
         for left in reversed(range(len(tokens))):
             token = torch.tensor([[tokens[-1 - left]]], device=self.device)
             place = self._committed if left else self._root

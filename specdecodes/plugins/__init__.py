@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from specdecodes.hookspecs import hookimpl
 from specdecodes.plugin import Registry
+from specdecodes.plugins.drafters.cascade import Cascade
 from specdecodes.plugins.drafters.jacobi import Jacobi
+from specdecodes.plugins.drafters.merge import Merge
 from specdecodes.plugins.drafters.model import ModelDrafter
 from specdecodes.plugins.drafters.ngram import Ngram
 from specdecodes.plugins.drafters.none import Nothing
@@ -44,6 +46,8 @@ def register_components(registry: Registry) -> None:
     registry.add("drafter", "suffix", Suffix)
     registry.add("drafter", "token-recycling", TokenRecycling)
     registry.add("drafter", "jacobi", Jacobi)
+    registry.add("drafter", "cascade", Cascade)
+    registry.add("drafter", "merge", Merge)
     registry.add("tree", "root", Root)
     registry.add("tree", "chain", Chain)
     registry.add("tree", "static", Static)

@@ -56,15 +56,22 @@ class ModelDrafter:
 
     @hookimpl
     def commit_state(self, state: DecodeState, tree: Tree, verdict: Verdict) -> None:
-        """Move along the accepted nodes that have been run; the rest of them and the bonus wait for the catch-up."""
+        """Move along the accepted nodes that have been run; the rest of them and the bonus wait for the catch-up.
+
+        A root without a slot stands for a step in which nothing was run: what waits then keeps waiting.
+        """
         assert tree.slots is not None
         path = verdict.path.clamp(min=0)
         host = torch.cat([tree.slots.gather(1, path), tree.tokens.gather(1, path), verdict.path], dim=0).tolist()
         slots, tokens, nodes = host
         length = sum(node >= 0 for node in nodes)
         run = [slot for slot in slots[:length] if slot >= 0]
-        self.runner.move(run)
-        self._pending = [*tokens[len(run) : length], int(verdict.bonus[0])]
+        if run:
+            self.runner.move(run)
+            self._pending = tokens[len(run) : length]
+        else:  # not asked in this step: the root is waiting already
+            self._pending += tokens[1:length]
+        self._pending.append(int(verdict.bonus[0]))
 
 
 class ModelProposal:
