@@ -75,7 +75,11 @@ def imports(folder: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize(
-    ("folder", "extras"), [("specdecodes", ["cuda", "train", "pictures"]), ("tests", ["cuda", "train", "dev"])]
+    ("folder", "extras"),
+    [
+        ("specdecodes", ["corpus", "cuda", "train", "pictures"]),
+        ("tests", ["corpus", "cuda", "train", "pictures", "dev"]),
+    ],
 )
 def test_every_import_is_declared(folder: str, extras: list[str]) -> None:
     declared = names(CORE).union(*(names(EXTRAS[extra]) for extra in extras))

@@ -12,6 +12,7 @@ from specdecodes.cli.arguments import OneLineParser, run_reporting_errors
 from specdecodes.plugin import unknown
 
 COMMANDS = {
+    "corpus": ("specdecodes.cli.corpus", "index texts to draft from"),
     "generate": ("specdecodes.cli.generate", "stream one answer and say how fast it came"),
     "bigrams": ("specdecodes.cli.bigrams", "count which tokens follow which in a corpus"),
     "plugins": ("specdecodes.cli.plugins", "list modes and components"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
 import re
 from collections.abc import Mapping
@@ -208,6 +210,12 @@ def check_same_tokens(target: Any, draft: Any) -> None:  # noqa: ANN401
                 f"draft: its tokenizer differs from the target's: id {index} is {theirs.get(index)!r}, "
                 f"expected {ours.get(index)!r}; use a draft of the same tokenizer"
             )
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:  # noqa: ANN401
+    """What two tokenizers share if and only if every token has the same id in both: 64 hexadecimal digits."""
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
 
 
 def resolve(source: str) -> str:

@@ -10,6 +10,7 @@ from specdecodes.plugins.drafters.merge import Merge
 from specdecodes.plugins.drafters.model import ModelDrafter
 from specdecodes.plugins.drafters.ngram import Ngram
 from specdecodes.plugins.drafters.none import Nothing
+from specdecodes.plugins.drafters.rest import Rest
 from specdecodes.plugins.drafters.suffix import Suffix
 from specdecodes.plugins.drafters.token_recycling import TokenRecycling
 from specdecodes.plugins.modes import MODES
@@ -46,6 +47,7 @@ def register_components(registry: Registry) -> None:
     registry.add("drafter", "suffix", Suffix)
     registry.add("drafter", "token-recycling", TokenRecycling)
     registry.add("drafter", "jacobi", Jacobi)
+    registry.add("drafter", "rest", Rest)
     registry.add("drafter", "cascade", Cascade)
     registry.add("drafter", "merge", Merge)
     registry.add("tree", "root", Root)

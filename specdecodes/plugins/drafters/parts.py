@@ -28,14 +28,15 @@ class CompositeDrafter:
     all; what it has not run of the accepted path it catches up on when it is asked next. One row (B = 1).
 
     Attributes:
-        parts: the hooks of each part, in the order named.
+        drafters: the parts, in the order named.
     """
 
     has_probs = False
     capturable = False
 
     def __init__(self, context: Context, names: Sequence[str]) -> None:
-        self.parts = [Hooks({name: context.make("drafter", name)}, phases=("propose",)) for name in names]
+        self.drafters = [context.make("drafter", name) for name in names]
+        self._hooks = [Hooks({"drafter": drafter}, phases=("propose",)) for drafter in self.drafters]
         self._last: WeakKeyDictionary[DecodeState, list[PartProposal]] = WeakKeyDictionary()
 
     def combine(self, parts: Sequence[PartProposal]) -> CompositeProposal:
@@ -45,14 +46,14 @@ class CompositeDrafter:
     @hookimpl
     def generation_started(self, state: DecodeState) -> None:
         """Pass it on."""
-        for hooks in self.parts:
+        for hooks in self._hooks:
             hooks.generation_started(state)
 
     @hookimpl
     def propose(self, state: DecodeState) -> CompositeProposal:
         """Nothing is run before a part is asked."""
         lineage = [(-1, -1)]
-        parts = self._last[state] = [PartProposal(hooks, state, lineage) for hooks in self.parts]
+        parts = self._last[state] = [PartProposal(hooks, state, lineage) for hooks in self._hooks]
         return self.combine(parts)
 
     @hookimpl
@@ -67,13 +68,13 @@ class CompositeDrafter:
     @hookimpl
     def step_finished(self, state: DecodeState, tree: Tree, verdict: Verdict) -> None:
         """Pass it on."""
-        for hooks in self.parts:
+        for hooks in self._hooks:
             hooks.step_finished(state, tree, verdict)
 
     @hookimpl
     def generation_finished(self, state: DecodeState, generation: Generation) -> None:
         """Pass it on."""
-        for hooks in self.parts:
+        for hooks in self._hooks:
             hooks.generation_finished(state, generation)
 
 

@@ -1,7 +1,9 @@
-"""States with a given history, for drafters that look at nothing else."""
+"""States with a given history, for drafters that look at nothing else; and a naive search of texts."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -60,3 +62,52 @@ def score(
     state.process(logits[None], tree)
     drafter.commit_state(state, tree, verdict)
     grow(state, 0, [*(tokens[node] for node in path[1:]), bonus])
+
+
+def places(texts, word):
+    """(text, end) of every occurrence of ``word``."""
+    size = len(word)
+    return frozenset(
+        (number, end)
+        for number, text in enumerate(texts)
+        for end in range(size, len(text) + 1)
+        if text[end - size : end] == word
+    )
+
+
+def levels(texts, line):
+    """(length, continuations) of the suffixes of ``line`` that were followed, one per set of places."""
+    seen = set()
+    for size in range(len(line), 0, -1):
+        found = places(texts, line[-size:])
+        counts = Counter(texts[number][end] for number, end in found if end < len(texts[number]))
+        if found and found not in seen and counts:
+            yield size, counts
+        seen.add(found)
+
+
+def interpolated(contexts, prior):
+    """The documented formula, from the shortest context up; ``contexts`` come longest first."""
+    p = {}
+    for counts in reversed(list(contexts)):
+        weight = prior * len(counts)
+        p = {t: (counts[t] + weight * p.get(t, 0.0)) / (counts.total() + weight) for t in {*p, *counts}}
+    return p
+
+
+def probabilities(answer, slot):
+    """{token: probability} of what ``topk`` answered at a slot of row 0, which must be best first."""
+    tokens, logq = (values[0, slot].tolist() for values in answer)
+    assert logq == sorted(logq, reverse=True)
+    return {token: math.exp(value) for token, value in zip(tokens, logq, strict=True) if token >= 0}
+
+
+def random_paths(proposal, rng, vocab_size, count=4):
+    """Expand ``count`` times three random tokens below random slots; the path behind every slot."""
+    paths = [[]]
+    for _ in range(count):
+        above = [rng.randrange(len(paths)) for _ in range(3)]
+        below = [rng.randrange(vocab_size) for _ in range(3)]
+        proposal.expand(slots_of(*above), slots_of(*below))
+        paths += [[*paths[slot], token] for slot, token in zip(above, below, strict=True)]
+    return paths

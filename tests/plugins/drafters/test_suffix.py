@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 import random
-from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +17,7 @@ from specdecodes.plugins.drafters.suffix_automaton import SEPARATOR
 from specdecodes.testing import check_drafter, toy_model
 from specdecodes.testing.toys import toy_prompt
 
-from .histories import context, found_at, grow, slots_of, state_of
+from .histories import context, found_at, grow, interpolated, levels, probabilities, random_paths, slots_of, state_of
 
 VOCAB = 6
 
@@ -30,40 +28,6 @@ class Words:
     def __call__(self, texts, add_special_tokens=True):
         assert not add_special_tokens
         return {"input_ids": [[int(character) for character in text if character.isdigit()] for text in texts]}
-
-
-def places(texts, word):
-    """(text, end) of every occurrence of ``word``."""
-    size = len(word)
-    return frozenset(
-        (number, end)
-        for number, text in enumerate(texts)
-        for end in range(size, len(text) + 1)
-        if text[end - size : end] == word
-    )
-
-
-def levels(texts, line):
-    """(length, continuations) of the suffixes of ``line`` that were followed, one per set of places."""
-    seen = set()
-    for size in range(len(line), 0, -1):
-        found = places(texts, line[-size:])
-        counts = Counter(texts[number][end] for number, end in found if end < len(texts[number]))
-        if found and found not in seen and counts:
-            yield size, counts
-        seen.add(found)
-
-
-def expected(history, path, documents, prior):
-    """The documented formula from the shortest context up."""
-    line = [*history, *path]
-    own = [(size, 1, counts) for size, counts in levels([history], line)]
-    corpus = [(size, 0, counts) for size, counts in levels(documents, line)]
-    p: dict[int, float] = {}
-    for _, _, counts in sorted([*own, *corpus], key=lambda level: level[:2]):  # of one length the request counts last
-        weight = prior * len(counts)
-        p = {t: (counts[t] + weight * p.get(t, 0.0)) / (counts.total() + weight) for t in {*p, *counts}}
-    return p
 
 
 @pytest.mark.parametrize("with_corpus", [False, True])
@@ -78,20 +42,14 @@ def test_answers_follow_the_formula_along_every_path(seed, with_corpus, tmp_path
     for length in (1, 2, 5, 40):
         history = [rng.randrange(VOCAB) for _ in range(length)]
         proposal = drafter.propose(state_of(history))
-        paths: list[list[int]] = [[]]
-        for _ in range(4):
-            above = [rng.randrange(len(paths)) for _ in range(3)]
-            below = [rng.randrange(VOCAB) for _ in range(3)]
-            proposal.expand(slots_of(*above), slots_of(*below))
-            paths += [[*paths[slot], token] for slot, token in zip(above, below, strict=True)]
-        tokens, logq = proposal.topk(torch.arange(len(paths))[None], VOCAB + 2)
+        paths = random_paths(proposal, rng, VOCAB)
+        answer = proposal.topk(torch.arange(len(paths))[None], VOCAB + 2)
         for slot, path in enumerate(paths):
-            p = expected(history, path, documents, 2.0)
-            found = {
-                t: math.exp(q) for t, q in zip(tokens[0, slot].tolist(), logq[0, slot].tolist(), strict=True) if t >= 0
-            }
-            assert found == pytest.approx(p, rel=1e-5)
-            assert logq[0, slot].tolist() == sorted(logq[0, slot].tolist(), reverse=True)
+            line = [*history, *path]
+            found = [*levels([history], line), *levels(documents, line)]
+            found.sort(key=lambda level: -level[0])  # of one length the request comes first
+            p = interpolated([counts for _, counts in found], 2.0)
+            assert probabilities(answer, slot) == pytest.approx(p, rel=1e-5)
 
 
 def test_frequency_decides_after_the_longest_match():

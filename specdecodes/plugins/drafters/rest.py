@@ -1,0 +1,119 @@
+"""Draft what followed the longest match in a corpus that was indexed beforehand; no model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from specdecodes.models.loading import tokenizer_fingerprint
+from specdecodes.plugins.drafters.datastore import Datastore
+from specdecodes.plugins.drafters.index import IndexDrafter, back_off, best_of
+
+if TYPE_CHECKING:
+    from specdecodes.plugin import Context
+
+MAX_OCCURRENCES = 64
+"""Occurrences of a context that are looked at, spread evenly over all of them."""
+
+NEGLIGIBLE = 1e-2
+
+Link = tuple["Link | None", int]
+"""The tokens up to a place, newest first: what came before, and the token."""
+
+Node = tuple[int, int, int, Link | None]
+"""The range of the match in the datastore, its length, and the tokens up to it."""
+
+
+class Rest(IndexDrafter):
+    """Draft what followed the longest match in a datastore, a corpus indexed beforehand; no model.
+
+    Retrieval as in REST (He et al. 2023, arXiv 2311.08252, section 3): the longest suffix of the tokens so far that
+    occurs in the corpus, its continuations by frequency, backed off to shorter suffixes (:func:`back_off`).
+
+    ``datastore``: a file made by ``specdecodes corpus build`` (or a :class:`Datastore`). ``prior``: weight of a shorter
+    match against a longer one.
+
+    An index on the host: about 10 us per question of one slot, whatever the size of the corpus; 9 bytes of memory per
+    token of the corpus.
+    """
+
+    def __init__(self, context: Context, *, datastore: str | Path | Datastore = "", prior: float = 1.0) -> None:
+        super().__init__()
+        if not prior > 0:
+            raise ValueError(f"prior: expected a number above 0, got {prior}")
+        if datastore == "":
+            raise ValueError("datastore: expected a file made by 'specdecodes corpus build', got none; name one")
+        self.prior = float(prior)
+        self.store = datastore if isinstance(datastore, Datastore) else Datastore.load(datastore)
+        if self.store.vocab_size > context.target.vocab_size:
+            raise ValueError(
+                f"datastore: expected ids below {context.target.vocab_size} (the target's vocabulary), "
+                f"got {self.store.vocab_size}; build it with the target's tokenizer"
+            )
+        if context.tokenizer is not None and self.store.tokenizer not in ("", tokenizer_fingerprint(context.tokenizer)):
+            raise ValueError(
+                "datastore: expected one built with the target's tokenizer, got one of another vocabulary; "
+                "build it again with --tokenizer naming the target"
+            )
+
+    def index(self) -> Retrieval:
+        """See the base."""
+        return Retrieval(self.store, self.prior)
+
+
+class Retrieval:
+    """The matches of one row in the datastore.
+
+    Attributes:
+        length: tokens taken in. root: the node behind them.
+    """
+
+    def __init__(self, store: Datastore, prior: float) -> None:
+        self.length = 0
+        self.root: Node = (0, store.size, 0, None)
+        self._store = store
+        self._prior = prior
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """See :class:`Index`."""
+        for token in tokens:
+            self.root = self.child(self.root, token)
+        self.length += len(tokens)
+
+    def child(self, node: Node, token: int) -> Node:
+        """See :class:`Index`; the longest suffix of node and token that occurs."""
+        for low, high, length in self._suffixes(node):
+            found = self._store.step(low, high, token)
+            if found[0] < found[1]:
+                return *found, length + 1, (node[3], token)
+        return 0, self._store.size, 0, (node[3], token)
+
+    def best(self, node: Node, k: int) -> list[tuple[int, float]]:
+        """The ``k`` most probable tokens: :func:`back_off` over the suffixes of the match, the empty one left out."""
+        return best_of(back_off(self._contexts(node), self._prior, NEGLIGIBLE)[0], k)
+
+    def _contexts(self, node: Node) -> Iterator[Counter[int]]:
+        for low, high, length in self._suffixes(node):
+            counts = Counter(self._store.following(low, high, MAX_OCCURRENCES)) if length else Counter[int]()
+            del counts[self._store.vocab_size]  # the end of a document is no candidate
+            if counts:
+                yield counts
+
+    def _suffixes(self, node: Node) -> Iterator[tuple[int, int, int]]:
+        """The match and those of its suffixes that occur more often, longest first, down to the empty one."""
+        low, high, length, link = node
+        yield low, high, length
+        while length:
+            length = self._store.shared(low, high)
+            tokens: list[int] = []
+            at = link
+            while len(tokens) < length:
+                assert at is not None  # a suffix of the match
+                at, token = at
+                tokens.append(token)
+            low, high = 0, self._store.size
+            for token in reversed(tokens):
+                low, high = self._store.step(low, high, token)
+            yield low, high, length
