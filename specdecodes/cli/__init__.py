@@ -18,6 +18,7 @@ COMMANDS = {
     "plugins": ("specdecodes.cli.plugins", "list modes and components"),
     "tree": ("specdecodes.cli.tree", "draw a tree shape"),
     "score": ("specdecodes.cli.score", "score drafters for a target: divergence, overlap, acceptance vectors"),
+    "tune": ("specdecodes.cli.tune", "find the fastest mode, tree and size on this machine"),
     "train": ("specdecodes.train.__main__", "train a target or a drafter by a recipe"),
 }
 """Name to module and summary; a module is imported when its command runs."""

@@ -99,6 +99,11 @@ class TreeShape:
         return tuple(parents)
 
     @property
+    def spec(self) -> str:
+        """The shape as :meth:`parse` reads it: ``3,2.1,2.1,3``."""
+        return ",".join(".".join(map(str, counts)) for counts in self.levels)
+
+    @property
     def depth(self) -> int:
         """Levels below the root."""
         return len(self.levels)

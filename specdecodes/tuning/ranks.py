@@ -1,0 +1,112 @@
+"""At every place of recorded answers, which of the drafter's candidates the target's tokens are.
+
+From these ranks follows what any tree of that drafter would have accepted, without decoding again: a step that
+starts at a place accepts its tokens as long as the tree has a node for the ranks so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from specdecodes.core.decoder import Decoder
+from specdecodes.core.parents import children_of
+from specdecodes.core.tree import Proposal, Tree
+from specdecodes.hookspecs import hookimpl
+from specdecodes.plugins.trees.shape import TreeShape
+from specdecodes.plugins.trees.static import Root
+
+if TYPE_CHECKING:
+    from specdecodes.core.state import DecodeState
+
+Trace = list[tuple[int, ...]]
+"""Per place of an answer: the ranks (0 is the best) of the next tokens, up to the first that was no candidate."""
+
+
+class RankTracer(Root):
+    """A tree builder of one node that, on its way through a known answer, asks how the drafter ranks its tokens.
+
+    Args:
+        depth: tokens ahead. width: candidates per token.
+    """
+
+    def __init__(self, *, depth: int, width: int) -> None:
+        super().__init__()
+        self.depth = depth
+        self.width = width
+        self.answer: Sequence[int] = ()
+        self.trace: Trace = []
+
+    @hookimpl
+    def build_tree(self, state: DecodeState, proposal: Proposal) -> Tree:
+        """Follow the answer from the root on; the tree is the root alone, so that every place gets its turn."""
+        start = len(state.tokens[0])
+        slot = torch.zeros_like(state.root)
+        ranks: list[int] = []
+        for token in self.answer[start : start + self.depth]:
+            if ranks:
+                slot = proposal.expand(slot, torch.full_like(state.root, self.answer[start + len(ranks) - 1]))
+            candidates = proposal.topk(slot, self.width)[0][0, 0].tolist()
+            if token not in candidates:
+                break
+            ranks.append(candidates.index(token))
+        self.trace.append(tuple(ranks))
+        return super().build_tree(state, proposal)
+
+
+def trace_ranks(
+    decoder: Decoder,
+    tracer: RankTracer,
+    prompts: Sequence[Tensor],
+    answers: Sequence[Sequence[int]],
+    sampling: Mapping[str, Any],
+) -> list[Trace]:
+    """One trace per answer.
+
+    Args:
+        decoder: with ``tracer`` as its tree builder. prompts: int64 [1, L] each.
+        answers: what plain decoding answers to them with ``sampling`` and the prompt's place as the seed; tokens as
+            in ``Generation.tokens[0]``.
+    """
+    traces = []
+    for seed, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        tracer.answer, tracer.trace = answer, []
+        decoder.generate(prompt, max_new_tokens=len(answer), ignore_eos=True, seed=seed, **sampling)
+        traces.append(tracer.trace)
+    return traces
+
+
+def accepted_lengths(shape: TreeShape, traces: Sequence[Trace]) -> list[list[int]]:
+    """Tokens per step, bonus included, that a tree of ``shape`` would have got on the traced answers."""
+    children = children_of(shape.parents)
+    lengths = []
+    for trace in traces:
+        place, steps = 0, []
+        while place < len(trace):
+            node, accepted = 0, 0
+            for rank in trace[place]:
+                if rank >= len(children[node]):
+                    break
+                node, accepted = children[node][rank], accepted + 1
+            emitted = min(accepted + 1, len(trace) - place)
+            steps.append(emitted)
+            place += emitted
+        lengths.append(steps)
+    return lengths
+
+
+def acceptance_matrix(traces: Sequence[Trace], depth: int, width: int) -> Tensor:
+    """Float64 [depth, width]: how often the target's token is the candidate of each rank, the path above accepted."""
+    hits = torch.zeros(depth, width, dtype=torch.float64)
+    asked = torch.zeros(depth, dtype=torch.float64)
+    for trace in traces:
+        for place, ranks in enumerate(trace):
+            known = min(depth, len(trace) - place)  # beyond lies the answer's end
+            for level in range(min(known, len(ranks) + 1)):
+                asked[level] += 1
+            for level, rank in enumerate(ranks[:depth]):
+                hits[level, rank] += 1
+    return hits / asked.clamp(min=1)[:, None]

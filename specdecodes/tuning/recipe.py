@@ -1,0 +1,96 @@
+"""The tuner's answer as a file: which mode, drafter and tree to use on this machine, and what was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from specdecodes.benchmark.journal import replace_json
+
+FORMAT = "specdecodes recipe"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What ``specdecodes tune`` found and ``mode="auto"`` uses.
+
+    Attributes:
+        target: what it was measured for: ``family``, ``parameters`` and ``vocab_size``.
+        mode, draft, settings: as for :func:`specdecodes.load`; ``draft`` None for the mode's own drafter.
+        cost: of one step of this mode, in plain steps. tau: tokens per step that it got.
+        dtype, compile: how it was measured.
+        sentence: the choice in words.
+        found: everything measured: candidates, cost curves, acceptance; and where it comes from.
+    """
+
+    target: Mapping[str, Any]
+    mode: str
+    draft: str | None
+    settings: Mapping[str, Any]
+    cost: float
+    tau: float
+    dtype: str
+    compile: bool
+    sentence: str
+    found: Mapping[str, Any] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """Write the JSON file, replaced as a whole."""
+        replace_json(path, {"format": FORMAT, "version": VERSION, **asdict(self)})
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """Read what :meth:`write` wrote.
+
+        Raises:
+            ValueError: no such file, not a recipe, another version, a field that is missing or of another type.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"recipe: cannot read {path}: {error.strerror}; 'specdecodes tune' writes one") from error
+        except ValueError as error:
+            raise ValueError(f"recipe: {path}: expected JSON, got {error}") from error
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise ValueError(f"recipe: {path}: expected a file that 'specdecodes tune' wrote, got another")
+        if values.get("version") != VERSION:
+            raise ValueError(
+                f"recipe: {path}: expected version {VERSION}, got {values.get('version')!r}; "
+                "run 'specdecodes tune' again"
+            )
+        for name, kinds in _KINDS.items():
+            if name not in values or not isinstance(values[name], kinds):
+                expected = " or ".join(kind.__name__ for kind in kinds)
+                raise ValueError(f"recipe: {path}: {name}: expected {expected}, got {values.get(name)!r}")
+        return cls(**{name: values[name] for name in _KINDS})
+
+    def check_target(self, target: Mapping[str, Any]) -> None:
+        """Refuse another target than the one that was measured.
+
+        Raises:
+            ValueError: another family, size or vocabulary.
+        """
+        for name, expected in self.target.items():
+            if target.get(name) != expected:
+                raise ValueError(
+                    f"recipe: it was measured for a target with {name} {expected!r}, got {target.get(name)!r}; "
+                    "run 'specdecodes tune' for this target"
+                )
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "target": (dict,),
+    "mode": (str,),
+    "draft": (str, type(None)),
+    "settings": (dict,),
+    "cost": (int, float),
+    "tau": (int, float),
+    "dtype": (str,),
+    "compile": (bool,),
+    "sentence": (str,),
+    "found": (dict,),
+}
