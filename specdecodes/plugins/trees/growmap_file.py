@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import reprlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -155,7 +156,8 @@ def _check_fields(got: dict[str, Any], expected: dict[str, Any], where: str) -> 
 
 def _check_tree(successors: Any, where: str, field: str = "") -> None:  # noqa: ANN401 - what a file held
     if not isinstance(successors, list) or not successors or not all(isinstance(node, list) for node in successors):
-        raise ValueError(f"{where}: {field}expected a list of children per node, got {successors!r}")
+        got = reprlib.repr(successors) if isinstance(successors, list) else type(successors).__name__
+        raise ValueError(f"{where}: {field}expected a list of children per node, got {got}")
     count = len(successors)
     parent: dict[int, int] = {}
     for node, children in enumerate(successors):

@@ -16,8 +16,8 @@ class TreeShape:
 
     Attributes:
         levels: for each level, the number of children of every node of the level above, in order; a node without
-            children counts as 0 and trailing zeros may be left out. ``((3,), (2, 1), (2, 1), (3,))`` is STree's
-            tree of 13 nodes (arXiv 2505.14969).
+            children counts as 0 and trailing zeros are left out. ``((3,), (2, 1), (2, 1), (3,))`` is STree's tree of
+            13 nodes (arXiv 2505.14969).
     """
 
     levels: tuple[tuple[int, ...], ...]
@@ -34,6 +34,7 @@ class TreeShape:
                     f"tree: level {depth}: expected counts of 0 or more and at least one child, got {counts}"
                 )
             width = sum(counts)
+        object.__setattr__(self, "levels", tuple(_without_trailing_zeros(counts) for counts in self.levels))
 
     @classmethod
     def parse(cls, spec: str) -> TreeShape:
@@ -112,3 +113,7 @@ class TreeShape:
     def is_chain(self) -> bool:
         """Whether no node has a sibling."""
         return all(counts == (1,) for counts in self.levels)
+
+
+def _without_trailing_zeros(counts: tuple[int, ...]) -> tuple[int, ...]:
+    return counts[: max(i for i, count in enumerate(counts) if count) + 1]
