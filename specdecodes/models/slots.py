@@ -20,7 +20,7 @@ from specdecodes.models.passes import ExpandPass
 from specdecodes.models.target import Target
 
 MAX_SINGLE = 4
-"""Tokens that :meth:`SlotRunner.catch_up` runs one by one at most, in the forward that is compiled."""
+"""Waiting tokens that :meth:`SlotRunner.catch_up` runs one by one at most, in the forward that is compiled."""
 
 
 class SlotRunner(Target):
@@ -70,7 +70,7 @@ class SlotRunner(Target):
             self._make_slots()
         logits = torch.empty(0)
         self.num_slots = 1
-        if len(tokens) > MAX_SINGLE:
+        if len(tokens) - 1 > MAX_SINGLE:
             *waiting, root = tokens
             self._run_sequence(torch.tensor([waiting], device=self.device), clamps=False)
             self.tokens_run += len(waiting)
