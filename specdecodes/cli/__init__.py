@@ -12,13 +12,13 @@ from specdecodes.cli.arguments import OneLineParser, run_reporting_errors
 from specdecodes.plugin import unknown
 
 COMMANDS = {
-    "corpus": ("specdecodes.cli.corpus", "index texts to draft from"),
     "generate": ("specdecodes.cli.generate", "stream one answer and say how fast it came"),
     "bigrams": ("specdecodes.cli.bigrams", "count which tokens follow which in a corpus"),
     "plugins": ("specdecodes.cli.plugins", "list modes and components"),
     "tree": ("specdecodes.cli.tree", "draw a tree shape"),
     "score": ("specdecodes.cli.score", "score drafters for a target: divergence, overlap, acceptance vectors"),
     "tune": ("specdecodes.cli.tune", "find the fastest mode, tree and size on this machine"),
+    "corpus": ("specdecodes.cli.corpus", "index texts to draft from"),
     "train": ("specdecodes.train.__main__", "train a target or a drafter by a recipe"),
 }
 """Name to module and summary; a module is imported when its command runs."""

@@ -10,6 +10,7 @@ import torch
 from specdecodes import registry
 from specdecodes.models.target import Target
 from specdecodes.plugin import Mode, Registry
+from specdecodes.plugins.drafters.datastore import Datastore
 from specdecodes.plugins.states.replay import Replay
 from specdecodes.testing import (
     check_drafter,
@@ -22,6 +23,7 @@ from specdecodes.testing import (
     toy_bigrams,
     toy_context,
 )
+from specdecodes.testing.toys import VOCAB, toy_prompt
 
 from . import mutants
 
@@ -32,7 +34,11 @@ CHECKS = {
     "state": check_state_backend,
     "observer": check_observer,
 }
-NEEDS = {"bigram-widen": {"bigrams": toy_bigrams(24)}, "commonsense": {"bigrams": toy_bigrams()}}
+NEEDS = {
+    "bigram-widen": {"bigrams": toy_bigrams(24)},
+    "commonsense": {"bigrams": toy_bigrams()},
+    "rest": {"datastore": Datastore.build([toy_prompt(200)[0].tolist()], VOCAB)},
+}
 """Settings without which a component does not come on a toy target; trees are checked with 24 tokens."""
 
 SHIPPED = [(kind, name) for kind in CHECKS for name in registry().names(kind)]
