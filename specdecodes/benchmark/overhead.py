@@ -1,13 +1,16 @@
 """What a step costs beside the models: ``python -m specdecodes.benchmark.overhead``.
 
-Two things are measured. Hooks: a step's calls through the facade against direct calls of the same trivial methods.
+Three things are measured. Hooks: a step's calls through the facade against direct calls of the same trivial methods.
 Host: everything in a step of ``stree`` but the models' forwards and the commit - tree building, placing, processing,
 the greedy rule, clipping, emitting - with the forwards replaced by stubs that return prepared logits. With a draft
 model this includes what surrounds its own forwards (positions, masks, slots); that grows with them and has no limit.
+Drafters: what an index takes for all its answers of a step (taking in what was emitted, candidates, slots), and what it
+takes to learn from the scores afterwards.
 """
 
 from __future__ import annotations
 
+import random
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdecodes.benchmark.provenance import write_measurement
+from specdecodes.benchmark.replay import Recording, replay
 from specdecodes.cli.arguments import OneLineParser, run_reporting_errors
 from specdecodes.core.decoder import Decoder
 from specdecodes.core.load import load
@@ -29,7 +33,8 @@ from specdecodes.core.tree import Proposal, Tree, Verdict
 from specdecodes.hookspecs import hookimpl
 from specdecodes.models.slots import SlotRunner
 from specdecodes.models.target import Target
-from specdecodes.plugin import Hooks
+from specdecodes.plugin import Context, Hooks, registry
+from specdecodes.plugins.drafters.datastore import Datastore
 from specdecodes.plugins.drafters.model import ModelDrafter
 from specdecodes.plugins.observers.timing import Timing
 from specdecodes.testing import toy_model
@@ -42,8 +47,14 @@ HOST_LIMIT_MS = 0.3
 LIMITED = ("literal", "ngram")
 """The drafters to whose steps the limit applies: none to speak of, and the default one."""
 
+DRAFTER_LIMIT_US = 50.0
+"""An index's answers of one step, in a tree of 8 nodes on 4 levels."""
+INDICES: dict[str, dict[str, Any]] = {"ngram": {}, "suffix": {}, "token-recycling": {}, "jacobi": {}, "rest": {}}
+"""The drafters to which that limit applies, with settings."""
+
 VOCAB = 4096
 TREE = "3,2.1,2.1,3"
+INDEX_TREE = "3,2,1,1"
 BLOCK = 200
 """Hook steps per clock reading."""
 
@@ -218,6 +229,91 @@ class _Prepared:
         return self.slots[:, first : self.used]
 
 
+def drafter_overhead(name: str, repeats: int = 20) -> dict[str, float]:
+    """Microseconds per step that an index drafter takes: the mean over the steps of a text, each the least of all.
+
+    ``answers_us``: for taking in the last step, all candidates and all slots; ``learns_us``: for its ``commit_state``.
+    The text is made of phrases that come again, so that there are matches of all lengths: 400 tokens of prompt, 200 of
+    answer.
+    """
+    source = random.Random(0)
+    words = range(3, VOCAB)
+    phrases = [source.choices(words, [1 / rank for rank in words], k=source.randint(2, 9)) for _ in range(80)]
+    text = [token for _ in range(2000) for token in source.choices(phrases, [1 / (i + 1) for i in range(80)])[0]]
+    settings = INDICES[name]
+    if name == "rest":
+        settings = {"datastore": Datastore.build([text[1000:]], VOCAB)}
+    factory: Any = registry().get("drafter", name).factory
+    target: Any = Recording([], VOCAB)
+    drafter = Clocked(factory(Context(target), **settings))
+    best: list[tuple[float, float]] = []
+    for _ in range(repeats):
+        drafter.seconds.clear()
+        replay(drafter, INDEX_TREE, [(text[:400], text[400:600])], VOCAB)
+        seconds = drafter.seconds
+        best = [(min(a, c), min(b, d)) for (a, b), (c, d) in zip(best or seconds, seconds, strict=True)]
+    answers, learns = (sum(column) / len(best) * 1e6 for column in zip(*best, strict=True))
+    return {"answers_us": answers, "learns_us": learns}
+
+
+class Clocked:
+    """A drafter, and per step the seconds in its answers and in its ``commit_state``."""
+
+    def __init__(self, drafter: Any) -> None:  # noqa: ANN401
+        self.seconds: list[tuple[float, float]] = []
+        self._hooks = Hooks({"drafter": drafter}, phases=("propose",))
+        self._spent = 0.0
+
+    def clock(self, call: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401
+        """What ``call`` returns; adds its time."""
+        began = time.perf_counter()
+        found = call(*arguments)
+        self._spent += time.perf_counter() - began
+        return found
+
+    @hookimpl
+    def generation_started(self, state: DecodeState) -> None:
+        """Not counted: the prompt is taken in once."""
+        self._hooks.generation_started(state)
+
+    @hookimpl
+    def propose(self, state: DecodeState) -> ClockedProposal:
+        """Counted."""
+        self._spent = 0.0
+        return ClockedProposal(self, self.clock(self._hooks.propose, state))
+
+    @hookimpl
+    def commit_state(self, state: DecodeState, tree: Tree, verdict: Verdict) -> None:
+        """Counted by itself."""
+        answers, self._spent = self._spent, 0.0
+        self.clock(self._hooks.commit_state, state, tree, verdict)
+        self.seconds.append((answers, self._spent))
+
+
+class ClockedProposal:
+    """A proposal whose time counts."""
+
+    marginals: Tensor | None = None
+
+    def __init__(self, clocked: Clocked, proposal: Proposal) -> None:
+        self._clocked = clocked
+        self._proposal = proposal
+
+    def topk(self, slots: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Counted."""
+        found: tuple[Tensor, Tensor] = self._clocked.clock(self._proposal.topk, slots, k)
+        return found
+
+    def logq(self, slots: Tensor) -> Tensor:
+        """There is none."""
+        return self._proposal.logq(slots)
+
+    def expand(self, slots: Tensor, tokens: Tensor) -> Tensor:
+        """Counted."""
+        found: Tensor = self._clocked.clock(self._proposal.expand, slots, tokens)
+        return found
+
+
 def _least(step: Callable[[], None], block: int, repeats: int) -> float:
     """Seconds per call: the least of ``repeats`` blocks, since whatever disturbs only adds."""
     best = float("inf")
@@ -233,7 +329,9 @@ def measure(repeats: int = 300) -> dict[str, Any]:
     """All numbers, with the limits that they are compared with."""
     hooks = hook_overhead(repeats)
     host = {draft: host_overhead(draft, repeats) for draft in (*LIMITED, "model")}
-    return {"limits": {"hooks_us": HOOKS_LIMIT_US, "host_ms": HOST_LIMIT_MS}, "hooks": hooks, "host": host}
+    drafters = {name: drafter_overhead(name, max(repeats // 10, 1)) for name in INDICES}
+    limits = {"hooks_us": HOOKS_LIMIT_US, "host_ms": HOST_LIMIT_MS, "drafter_us": DRAFTER_LIMIT_US}
+    return {"limits": limits, "hooks": hooks, "host": host, "drafters": drafters}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -265,11 +363,15 @@ def _main(argv: list[str] | None) -> int:
         limit = f" (limit {HOST_LIMIT_MS:g})" if draft in LIMITED else ""
         print(f"host, draft {draft}: {host['host_ms']:.3f} ms a step{limit}, median {median:.3f}")
         print(f"  of that: {phases}")
+    for name, times in found["drafters"].items():
+        learns = f", {times['learns_us']:.1f} to learn from the scores" if times["learns_us"] > 2 else ""
+        print(f"drafter {name}: {times['answers_us']:.1f} us a step (limit {DRAFTER_LIMIT_US:g}){learns}")
     if options.json is not None:
         write_measurement(options.json, "specdecodes.benchmark.overhead", argv, found)
     within = hooks["hooks_us"] <= HOOKS_LIMIT_US and all(
         found["host"][draft]["host_ms"] <= HOST_LIMIT_MS for draft in LIMITED
     )
+    within = within and all(times["answers_us"] <= DRAFTER_LIMIT_US for times in found["drafters"].values())
     return 0 if within else 1
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,22 +86,24 @@ class IndexProposal:
     def __init__(self, indices: Sequence[Index[Any]], device: torch.device) -> None:
         self._indices = indices
         self._device = device
+        self._on_host = device.type == "cpu"
         self._nodes = [[index.root] for index in indices]  # per row, by slot
 
     def topk(self, slots: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The ``k`` best tokens after ``slots`` [B, n]: int64 and float32 [B, n, k], padded with -1 and -inf."""
-        tokens, logq = array("q"), array("f")
+        tokens: list[int] = []
+        logq: list[float] = []
         for index, nodes, row in zip(self._indices, self._nodes, slots.tolist(), strict=True):
             for slot in row:
                 best = index.best(nodes[slot], k)
                 for token, probability in best:
                     tokens.append(token)
                     logq.append(math.log(probability))
-                for _ in range(k - len(best)):
-                    tokens.append(-1)
-                    logq.append(-math.inf)
+                if len(best) < k:
+                    tokens += [-1] * (k - len(best))
+                    logq += [-math.inf] * (k - len(best))
         shape = (*slots.shape, k)
-        return self._tensor(tokens, torch.int64).view(shape), self._tensor(logq, torch.float32).view(shape)
+        return self._tensor(tokens, np.int64, shape), self._tensor(logq, np.float32, shape)
 
     def logq(self, slots: Tensor) -> Tensor:
         """There is no distribution over the vocabulary.
@@ -116,18 +118,21 @@ class IndexProposal:
 
     def expand(self, slots: Tensor, tokens: Tensor) -> Tensor:
         """New slots [B, n] for ``tokens`` [B, n] below ``slots`` [B, n]: bookkeeping on the host."""
-        new = array("q")
+        new: list[int] = []
         for index, nodes, above, below in zip(self._indices, self._nodes, slots.tolist(), tokens.tolist(), strict=True):
-            new.extend(range(len(nodes), len(nodes) + len(above)))
-            nodes += [index.child(nodes[slot], token) for slot, token in zip(above, below, strict=True)]
-        return self._tensor(new, torch.int64).view(slots.shape)
+            new += range(len(nodes), len(nodes) + len(above))
+            child = index.child
+            nodes += [child(nodes[slot], token) for slot, token in zip(above, below, strict=True)]
+        return self._tensor(new, np.int64, tuple(slots.shape))
 
-    def _tensor(self, values: array[int] | array[float], dtype: torch.dtype) -> Tensor:
-        if not values:  # frombuffer refuses an empty one
-            return torch.empty(0, dtype=dtype, device=self._device)
-        # Half the time of torch.tensor on a list; the tensor keeps the array alive.
-        return torch.frombuffer(values, dtype=dtype).to(self._device)
+    def _tensor(self, values: Sequence[float], dtype: type[np.generic], shape: tuple[int, ...]) -> Tensor:
+        # Less than half the time of torch.tensor on a nested list.
+        tensor = torch.from_numpy(np.array(values, dtype).reshape(shape))
+        return tensor if self._on_host else tensor.to(self._device)
 
+
+NEGLIGIBLE = 1e-6
+"""A share of the probability that decides nothing any more."""
 
 _by_score = itemgetter(1)
 
@@ -138,7 +143,7 @@ def best_of(scores: Mapping[int, float], k: int) -> list[tuple[int, float]]:
 
 
 def back_off(
-    contexts: Iterable[Mapping[int, int]], prior: float, negligible: float = 0.0
+    contexts: Iterable[Mapping[int, int]], prior: float, enough: float = math.inf
 ) -> tuple[dict[int, float], float]:
     """Interpolated back-off from the longest context to the shortest: scores by token, and what is left over.
 
@@ -151,10 +156,10 @@ def back_off(
     Args:
         contexts: counts by next token, longest context first, none of them empty.
         prior: weight of the shorter contexts against a longer one.
-        negligible: stop when less than this share is left.
+        enough: stop at the context that brings the number of tokens to this (or ``NEGLIGIBLE`` is all that is left).
 
     Returns:
-        {token: probability}, and the probability that the shortest context leaves to whatever comes after it.
+        {token: probability}, and the probability that the last context leaves to whatever comes after it.
     """
     scores: dict[int, float] = {}
     share = 1.0  # what the longer contexts leave to the shorter ones
@@ -164,7 +169,7 @@ def back_off(
         for token, count in counts.items():
             scores[token] = scores.get(token, 0.0) + scale * count
         share = scale * weight
-        if share < negligible:
+        if len(scores) >= enough or share < NEGLIGIBLE:
             break
     return scores, share
 

@@ -25,8 +25,6 @@ MAX_ANSWERS = 100_000
 MAX_FANOUT = 32
 """Continuations of a context in the corpus that count: the most frequent ones."""
 
-NEGLIGIBLE = 1e-3
-
 Match = tuple[int, int, int, int]
 """State and length of the match in the row's own text, then in the corpus."""
 
@@ -35,8 +33,8 @@ class Suffix(IndexDrafter):
     """Draft what most often followed the longest match in prompt, output and an optional corpus; no model.
 
     A suffix automaton per request, extended as tokens are committed: matches of any length. The candidates of a node
-    are the continuations of its longest match by frequency, backed off to shorter ones (:func:`back_off`; the
-    frequency score is that of SuffixDecoding, Oliaro et al. 2024, arXiv 2411.04975, section 3).
+    are the continuations of its longest match by frequency, backed off to shorter ones while they
+    are too few (:func:`back_off`; scoring by frequency: SuffixDecoding, Oliaro et al. 2024, arXiv 2411.04975).
 
     ``corpus``: a text or JSONL file (see :func:`read_corpus`), read once and kept across requests; "answers" remembers
     the answers of this decoder instead; "" is none. Of two matches, in the request and in the corpus, the longer one
@@ -138,8 +136,8 @@ class SuffixIndex:
         return *own, *((there, size) if self._corpus is None else self._corpus.automaton.step(there, size, token))
 
     def best(self, node: Match, k: int) -> list[tuple[int, float]]:
-        """The ``k`` most probable tokens: :func:`back_off` over the suffixes of both matches, longest first."""
-        scores, _ = back_off(self._contexts(node), self._prior, NEGLIGIBLE)
+        """The ``k`` most probable tokens: :func:`back_off` over the suffixes of both matches until there are ``k``."""
+        scores, _ = back_off(self._contexts(node), self._prior, k)
         return best_of(scores, k)
 
     def _contexts(self, node: Match) -> Iterator[Mapping[int, int]]:

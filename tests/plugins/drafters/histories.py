@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -86,20 +87,28 @@ def levels(texts, line):
         seen.add(found)
 
 
-def interpolated(contexts, prior):
-    """The documented formula, from the shortest context up; ``contexts`` come longest first."""
+def interpolated(contexts, prior, k):
+    """The documented formula, from the shortest context up; ``contexts`` come longest first, until there are ``k``."""
+    asked = []
+    for counts in contexts:
+        asked.append(counts)
+        if len(set().union(*asked)) >= k:
+            break
     p = {}
-    for counts in reversed(list(contexts)):
+    for counts in reversed(asked):
         weight = prior * len(counts)
         p = {t: (counts[t] + weight * p.get(t, 0.0)) / (counts.total() + weight) for t in {*p, *counts}}
     return p
 
 
-def probabilities(answer, slot):
-    """{token: probability} of what ``topk`` answered at a slot of row 0, which must be best first."""
-    tokens, logq = (values[0, slot].tolist() for values in answer)
-    assert logq == sorted(logq, reverse=True)
-    return {token: math.exp(value) for token, value in zip(tokens, logq, strict=True) if token >= 0}
+def check_best(answer, p):
+    """``topk`` of one slot gives the most probable tokens of ``p``, best first, no token twice, padded."""
+    tokens, logq = (values[0, 0].tolist() for values in answer)
+    found = [token for token in tokens if token >= 0]
+    best = sorted(p.values(), reverse=True)[: len(tokens)]
+    assert len(set(found)) == len(found) == len(best) and tokens[: len(found)] == found
+    assert [p[token] for token in found] == pytest.approx(best, rel=1e-5)
+    assert [math.exp(value) for value in logq] == pytest.approx(best + [0.0] * (len(tokens) - len(best)), rel=1e-5)
 
 
 def random_paths(proposal, rng, vocab_size, count=4):
