@@ -15,12 +15,8 @@ has
 gives low' itself, one for high gives high' (the backward search of the FM-index, Ferragina and Manzini 2000, on the
 reversed text). An empty range: w t does not occur.
 
-One token less. ``common[r]`` is how many last tokens the contexts of ranks r - 1 and r share (at most 255). The
-longest suffix of w that occurs elsewhere, too, has max(common[low], common[high]) tokens; its range is found by
-searching for them from the start, which is cheap, since what has to be given up is short.
-
-The file (safetensors, no pickle): ranks uint32 [n], starts int64 [vocab_size + 2], common uint8 [n + 1] (0 at both
-ends); metadata: format, version, vocab_size, tokenizer (a fingerprint of its vocabulary, or nothing).
+The file (safetensors, no pickle): ranks uint32 [n], starts int64 [vocab_size + 2]; metadata: format, version,
+vocab_size, tokenizer (a fingerprint of its vocabulary, or nothing).
 """
 
 from __future__ import annotations
@@ -42,8 +38,7 @@ from specdecodes.benchmark.journal import replace
 Integers = NDArray[Any]
 
 _FORMAT, _VERSION = "specdecodes.datastore", "1"
-_TENSORS = ("ranks", "starts", "common")
-_MAX_COMMON = 255
+_TENSORS = ("ranks", "starts")
 _MAX_TOKENS = 2**31 - 1
 
 
@@ -53,14 +48,13 @@ class Datastore:
 
     Attributes:
         vocab_size: ids are below this, and it stands for the separator. tokenizer: fingerprint, or "".
-        ranks, starts, common: see the module.
+        ranks, starts: see the module.
     """
 
     vocab_size: int
     tokenizer: str
     ranks: Integers
     starts: Integers
-    common: Integers
 
     @classmethod
     def build(cls, documents: Iterable[Sequence[int]], vocab_size: int, tokenizer: str = "") -> Datastore:
@@ -82,7 +76,7 @@ class Datastore:
         following = np.append(text, vocab_size)[len(text) - order]
         ranks = np.argsort(following, kind="stable").astype(np.uint32)
         starts = np.concatenate([[0], np.cumsum(np.bincount(text, minlength=vocab_size + 1))])
-        return cls(vocab_size, tokenizer, ranks, starts, _common(backwards, order))
+        return cls(vocab_size, tokenizer, ranks, starts)
 
     @classmethod
     def load(cls, path: str | Path) -> Datastore:
@@ -123,17 +117,25 @@ class Datastore:
         """Contexts: tokens and separators."""
         return len(self.ranks)
 
-    def step(self, low: int, high: int, token: int) -> tuple[int, int]:
-        """The range of w t, given that of w; empty (low == high) where it does not occur."""
-        if not 0 <= token < self.vocab_size:
-            return 0, 0
-        start, end = self._starts[token], self._starts[token + 1]
-        low = bisect_left(self._ranks, low, start, end)
-        return low, bisect_left(self._ranks, high, low, end)
+    def step(self, ranges: Iterable[tuple[int, int]], token: int) -> list[tuple[int, int]]:
+        """The ranges of w t, given those of some w; where w t does not occur there is none.
 
-    def shared(self, low: int, high: int) -> int:
-        """The length of the longest suffix of w that ends contexts outside the range of w as well."""
-        return max(self._common[low], self._common[high])
+        Given the suffixes of one string, longest first, so are the answers: those of the string and t. A suffix that
+        occurs nowhere but at the end of a longer one says nothing of its own and is left out.
+        """
+        if not 0 <= token < self.vocab_size:
+            return []
+        ranks, start, end = self._ranks, self._starts[token], self._starts[token + 1]
+        found: list[tuple[int, int]] = []
+        count = 0
+        for low, high in ranges:
+            first = bisect_left(ranks, low, start, end)
+            if first < end and ranks[first] < high:
+                last = bisect_left(ranks, high, first + 1, min(end, first + high - low))
+                if last - first > count:
+                    found.append((first, last))
+                    count = last - first
+        return found
 
     def following(self, low: int, high: int, most: int) -> list[int]:
         """What follows the contexts of a range that is not empty, or ``most`` of them, evenly spread.
@@ -149,10 +151,6 @@ class Datastore:
     @cached_property
     def _ranks(self) -> memoryview:
         return np.ascontiguousarray(self.ranks).data
-
-    @cached_property
-    def _common(self) -> memoryview:
-        return np.ascontiguousarray(self.common).data
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -171,7 +169,6 @@ class Datastore:
         for name, dtype, length in (
             ("ranks", np.uint32, count),
             ("starts", np.int64, self.vocab_size + 2),
-            ("common", np.uint8, count + 1),
         ):
             array = getattr(self, name)
             if array.dtype != dtype or array.shape != (length,):
@@ -209,18 +206,3 @@ def _prefix_doubling(values: Integers) -> Integers:
         if place[order[-1]] == count - 1:
             return order
         width *= 2
-
-
-def _common(values: Integers, order: Integers) -> Integers:
-    """How many first values neighbouring suffixes share, up to the limit: uint8 [n + 1], 0 at both ends."""
-    common = np.zeros(len(values) + 1, dtype=np.uint8)
-    left, right, place = order[:-1], order[1:], np.arange(1, len(values))
-    for length in range(_MAX_COMMON):
-        inside = np.maximum(left, right) + length < len(values)
-        left, right, place = left[inside], right[inside], place[inside]
-        equal = values[left + length] == values[right + length]
-        left, right, place = left[equal], right[equal], place[equal]
-        if not len(place):
-            break
-        common[place] += 1
-    return common

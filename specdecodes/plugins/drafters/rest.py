@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 MAX_OCCURRENCES = 64
 """Occurrences of a context that are looked at, spread evenly over all of them."""
 
-Link = tuple["Link | None", int]
-"""The tokens up to a place, newest first: what came before, and the token."""
+MAX_SUFFIXES = 8
+"""Suffixes of a match that are kept; of more the longest and the shortest."""
 
-Node = tuple[int, int, int, Link | None]
-"""The range of the match in the datastore, its length, and the tokens up to it."""
+Node = tuple[tuple[int, int], ...]
+"""The match's range in the datastore, then those of its suffixes that occur more often, longest first."""
 
 
 class Rest(IndexDrafter):
@@ -33,7 +33,7 @@ class Rest(IndexDrafter):
     ``datastore``: a file made by ``specdecodes corpus build`` (or a :class:`Datastore`). ``prior``: weight of a shorter
     match against a longer one.
 
-    An index on the host: about 5 us per question of one slot, whatever the size of the corpus; 9 bytes of memory per
+    An index on the host: about 5 us per question of one slot, whatever the size of the corpus; 8 bytes of memory per
     token of the corpus.
     """
 
@@ -70,9 +70,10 @@ class Retrieval:
 
     def __init__(self, store: Datastore, prior: float) -> None:
         self.length = 0
-        self.root: Node = (0, store.size, 0, None)
+        self.root: Node = ()
         self._store = store
         self._prior = prior
+        self._everything = (0, store.size)  # the empty suffix
 
     def extend(self, tokens: Sequence[int]) -> None:
         """See :class:`Index`."""
@@ -81,41 +82,22 @@ class Retrieval:
         self.length += len(tokens)
 
     def child(self, node: Node, token: int) -> Node:
-        """See :class:`Index`; the longest suffix of node and token that occurs."""
-        for low, high, length in self._suffixes(node):
-            found = self._store.step(low, high, token)
-            if found[0] < found[1]:
-                return *found, length + 1, (node[3], token)
-        return 0, self._store.size, 0, (node[3], token)
+        """See :class:`Index`; the suffixes of the match that go on with ``token``, the empty one included."""
+        found = self._store.step((*node, self._everything), token)
+        if len(found) > MAX_SUFFIXES:
+            half = MAX_SUFFIXES // 2
+            found[half:-half] = []
+        return tuple(found)
 
     def best(self, node: Node, k: int) -> list[tuple[int, float]]:
         """The ``k`` most probable tokens: :func:`back_off` over the suffixes of the match until there are ``k``."""
         return best_of(back_off(self._contexts(node), self._prior, k)[0], k)
 
     def _contexts(self, node: Node) -> Iterator[dict[int, int]]:
-        for low, high, length in self._suffixes(node):
-            if not length:  # what is frequent anywhere is no match
-                break
+        for low, high in node:
             counts: dict[int, int] = {}
             for token in self._store.following(low, high, MAX_OCCURRENCES):
                 counts[token] = counts.get(token, 0) + 1
-            counts.pop(self._store.vocab_size, None)  # nor is the end of a document a candidate
+            counts.pop(self._store.vocab_size, None)  # the end of a document is no candidate
             if counts:
                 yield counts
-
-    def _suffixes(self, node: Node) -> Iterator[tuple[int, int, int]]:
-        """The match and those of its suffixes that occur more often, longest first, down to the empty one."""
-        low, high, length, link = node
-        yield low, high, length
-        while length:
-            length = self._store.shared(low, high)
-            tokens: list[int] = []
-            at = link
-            while len(tokens) < length:
-                assert at is not None  # a suffix of the match
-                at, token = at
-                tokens.append(token)
-            low, high = 0, self._store.size
-            for token in reversed(tokens):
-                low, high = self._store.step(low, high, token)
-            yield low, high, length

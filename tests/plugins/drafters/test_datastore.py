@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from specdecodes import load
 from specdecodes.models.loading import tokenizer_fingerprint
-from specdecodes.plugins.drafters import datastore
+from specdecodes.plugins.drafters import datastore, rest
 from specdecodes.plugins.drafters.datastore import Datastore, suffix_array
 from specdecodes.plugins.drafters.rest import Rest
 from specdecodes.testing import check_drafter, toy_context, toy_model
@@ -41,28 +41,24 @@ class Vocabulary:
 
 @given(texts=documents, words=st.lists(st.lists(st.integers(0, 3), max_size=5), max_size=5))
 @settings(max_examples=200, deadline=None)
-def test_ranges_continuations_and_shared_lengths_equal_a_naive_search(texts, words):
+def test_ranges_and_continuations_equal_a_naive_search(texts, words):
     store = Datastore.build(texts, VOCAB)
     assert store.size == sum(map(len, texts)) + len(texts) + 1
-    for word in words:
-        low, high = 0, store.size
+    for word in filter(None, words):
+        ranges = [(0, store.size)]
         for token in word:
-            low, high = store.step(low, high, token)
+            ranges = store.step(ranges, token)
         found = places(texts, word)
-        if not word:
-            continue
-        assert high - low == len(found)
-        if found:
+        assert [high - low for low, high in ranges] == ([len(found)] if found else [])
+        for low, high in ranges:
             expected = Counter(texts[text][end] if end < len(texts[text]) else VOCAB for text, end in found)
             assert Counter(store.following(low, high, 1000)) == expected
-            shorter = [
-                size for size in range(len(word)) if size == 0 or places(texts, word[len(word) - size :]) > found
-            ]
-            assert store.shared(low, high) == max(shorter)
+            assert len(store.following(low, high, 2)) <= 2
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_answers_follow_the_formula_along_every_path(seed):
+def test_answers_follow_the_formula_along_every_path(seed, monkeypatch):
+    monkeypatch.setattr(rest, "MAX_SUFFIXES", 99)
     rng = random.Random(seed)
     unit = [rng.randrange(VOCAB) for _ in range(6)]
     texts = [[rng.randrange(VOCAB - 1) for _ in range(40)], [1], unit * 3, [0, 0, *unit]]
@@ -76,15 +72,15 @@ def test_answers_follow_the_formula_along_every_path(seed):
             check_best(proposal.topk(slots_of(slot), k), p)
 
 
-def test_a_match_may_be_longer_than_what_is_stored_of_it():
-    text = random.Random(0).choices(range(VOCAB), k=400)
-    store = Datastore.build([[*text, 1], [*text, 2]], VOCAB)
-    assert store.common.max() == 255
-    drafter = Rest(context(VOCAB), datastore=store)
-    proposal = drafter.propose(state_of(text))
-    assert sorted(found_at(proposal, 0, 2)) == [1, 2]
-    slot = int(proposal.expand(slots_of(0), slots_of(2)))
-    assert found_at(proposal, slot) == found_at(drafter.propose(state_of([*text, 2])), 0)
+def test_a_loop_in_the_corpus_has_no_more_suffixes_than_are_kept():
+    texts = [[1] * 300, [2] * 20 + [3], *[[0, 4, 2]] * 80]
+    drafter, state = Rest(context(VOCAB), datastore=Datastore.build(texts, VOCAB)), state_of([1] * 200)
+    drafter.propose(state)
+    sizes = [high - low for low, high in drafter._indices[state][0].root]
+    assert sizes == [101, 102, 103, 104, 297, 298, 299, 300], "the longest suffixes and the shortest"
+    proposal = drafter.propose(state_of([1] * 50 + [2] * 20))
+    assert found_at(proposal, 0, 1) == [3]
+    assert found_at(proposal, int(proposal.expand(slots_of(0), slots_of(4)))) == [2], "what goes on shorter is found"
 
 
 @given(values=st.lists(st.integers(0, 300), min_size=1, max_size=60))
@@ -117,7 +113,7 @@ def test_a_file_gives_the_same_answers(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     loaded = Datastore.load(path)
     assert (loaded.vocab_size, loaded.tokenizer) == (VOCAB, "name")
-    for name in ("ranks", "starts", "common"):
+    for name in ("ranks", "starts"):
         assert np.array_equal(getattr(loaded, name), getattr(store, name))
     for source in (path, str(path), store):
         assert found_at(Rest(context(VOCAB), datastore=source).propose(state_of([1, 2])), 0) == [4, 3]
@@ -158,7 +154,7 @@ def test_files_that_are_no_datastores_are_refused(tmp_path):
         Datastore.load(path)
 
 
-@pytest.mark.parametrize("name", ["ranks", "starts", "common"])
+@pytest.mark.parametrize("name", ["ranks", "starts"])
 def test_damaged_files_are_refused(tmp_path, name):
     path = tmp_path / "store.safetensors"
     Datastore.build([[1, 2, 3, 1]], VOCAB).save(path)
@@ -169,10 +165,9 @@ def test_damaged_files_are_refused(tmp_path, name):
         save_file(tensors if change is None else {**tensors, name: change}, path, metadata)
         with pytest.raises(ValueError, match=r"damaged .*; build it again"):
             Datastore.load(path)
-    if name != "common":
-        save_file({**whole, name: np.ones_like(whole[name])}, path, metadata)
-        with pytest.raises(ValueError, match=f"damaged .*{name}"):
-            Datastore.load(path)
+    save_file({**whole, name: np.ones_like(whole[name])}, path, metadata)
+    with pytest.raises(ValueError, match=f"damaged .*{name}"):
+        Datastore.load(path)
 
 
 def test_a_datastore_of_another_tokenizer_is_refused():
