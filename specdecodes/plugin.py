@@ -64,6 +64,10 @@ class Mode:
 
     At temperature 0 ``greedy`` verifies; above it the first verifier of ``sampling`` whose declarations the drafter
     and the tree builder can satisfy.
+
+    A mode may be decided when a decoder is made: ``decide(compile, embedded, *, setting=...)`` then returns a
+    :class:`Decision`, and the names here stand for what it may decide. ``compile``: whether forwards are compiled;
+    ``embedded``: whether the target is the embedded one; the keywords are the mode's own settings.
     """
 
     propose: str
@@ -73,6 +77,25 @@ class Mode:
     commit_state: str = "replay"
     settings: Mapping[str, Any] = field(default_factory=dict)
     help: str = ""
+    decide: Callable[..., Decision] | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a mode with ``decide`` has come to.
+
+    Attributes:
+        mode: what fills the hooks.
+        draft, settings: as for ``load``; what the caller names comes first. A draft of None is the mode's own.
+        check: called with the loaded target; raises ValueError where the decision does not fit it.
+        wrap: called with the drafter and the tree builder; what it returns takes their places.
+    """
+
+    mode: Mode
+    draft: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    check: Callable[[Target], None] | None = None
+    wrap: Callable[[Any, Any], tuple[Any, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,9 +123,10 @@ class Component:
     @property
     def settings(self) -> dict[str, inspect.Parameter]:
         """The keyword-only settings that the factory takes."""
-        if isinstance(self.factory, Mode):
+        factory = self.factory.decide if isinstance(self.factory, Mode) else self.factory
+        if factory is None:
             return {}
-        parameters = inspect.signature(self.factory).parameters.values()
+        parameters = inspect.signature(factory).parameters.values()
         return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 

@@ -32,6 +32,11 @@ def measured(drafter: str) -> Path:
     return Path(__file__).parent / "measured" / f"{drafter}.json"
 
 
+def recipe(compiled: bool) -> Path:
+    """What ``mode="auto"`` does with the embedded target where nobody has tuned."""
+    return Path(__file__).parent / "measured" / f"auto-{'compiled' if compiled else 'eager'}.json"
+
+
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "ngram": {
         "static": {"tree": "3,2.1.0,1.0.0,1,1,1,1"},

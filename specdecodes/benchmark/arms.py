@@ -9,8 +9,8 @@ from specdecodes import assets
 from specdecodes.benchmark.records import BASELINE
 from specdecodes.benchmark.settings import RunSettings
 from specdecodes.core.decoder import Decoder
-from specdecodes.core.load import load
-from specdecodes.plugin import Mode, registry, unknown
+from specdecodes.core.load import decide, load
+from specdecodes.plugin import Decision, registry, unknown
 from specdecodes.plugins.observers.acceptance import Acceptance
 
 Load = Callable[..., Decoder]
@@ -80,10 +80,10 @@ def plan_settings(settings: RunSettings) -> dict[str, dict[str, Any]]:
 def components_of(mode: str, settings: RunSettings) -> dict[str, list[Any]]:
     """Kind to what may fill the hooks of ``mode``, names or objects; only verifiers are several."""
     components = registry()
-    chosen = components.get("mode", mode).factory
-    assert isinstance(chosen, Mode)  # the registry takes nothing else as a mode
+    decision = _decision(mode, settings)
+    chosen = decision.mode
     replaced = dict.fromkeys(PARTS) if mode == BASELINE else {part: getattr(settings, part) for part in PARTS}
-    draft = settings.draft
+    draft = decision.draft if settings.draft is None else settings.draft
     if draft is None and settings.target == "embedded":
         draft = assets.DEFAULT_DRAFT
     named = chosen.propose == "model" and isinstance(draft, str) and draft in components.names("drafter")
@@ -95,9 +95,17 @@ def components_of(mode: str, settings: RunSettings) -> dict[str, list[Any]]:
     }
 
 
+def _decision(mode: str, settings: RunSettings) -> Decision:
+    """What ``mode`` stands for in this run."""
+    component = registry().get("mode", mode)
+    given = settings.settings
+    own = {key: given[name] for key in component.settings for name in (key, f"{mode}.{key}") if name in given}
+    return decide(component, own, compile=settings.compile, embedded=settings.target == "embedded")[0]
+
+
 def _settings_of(mode: str, settings: RunSettings) -> set[str]:
-    """The settings that the components of ``mode`` take, the replaced parts included."""
-    return {
+    """The settings that ``mode`` and its components take, the replaced parts included."""
+    return set(registry().get("mode", mode).settings) | {
         key
         for kind, parts in components_of(mode, settings).items()
         for part in parts

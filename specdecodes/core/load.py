@@ -16,7 +16,7 @@ from specdecodes.core.settings import read_setting
 from specdecodes.models.loading import is_embedded, load_model, load_tokenizer, parse_device, parse_dtype
 from specdecodes.models.selftest import self_test
 from specdecodes.models.target import Target
-from specdecodes.plugin import Component, Context, Hooks, Mode, Registry, check_lossless, registry, unknown
+from specdecodes.plugin import Component, Context, Decision, Hooks, Mode, Registry, check_lossless, registry, unknown
 
 _checked: weakref.WeakKeyDictionary[PreTrainedModel, torch.dtype] = weakref.WeakKeyDictionary()
 
@@ -59,8 +59,7 @@ def load(
             loaded or fails the self-test, components that do not fit together at any temperature.
     """
     components = registry()
-    chosen = components.get("mode", mode).factory
-    assert isinstance(chosen, Mode)
+    components.get("mode", mode)  # an unknown one is refused before anything is loaded
     if lossless_only:
         check_lossless(components, mode, verify)
     where = parse_device(device)
@@ -70,16 +69,22 @@ def load(
     if _checked.get(model) != model.dtype:
         self_test(Target(model))
         _checked[model] = model.dtype
+    decision, settings = decide(components.get("mode", mode), settings, compile=compile, embedded=runner.is_embedded)
+    if decision.check is not None:
+        decision.check(runner)
+    chosen, draft = decision.mode, decision.draft if draft is None else draft
     context = Context(runner, load_tokenizer(target, tokenizer), draft, compile)
     parts = _Parts(components, chosen, context, settings)
     drafter = parts.drafter(propose)
     builder = parts.make("tree", build_tree or chosen.build_tree)
+    if decision.wrap is not None:
+        drafter, builder = decision.wrap(drafter, builder)
     backend = parts.make("state", commit_state or chosen.commit_state)
     watching = {f"observer {i}": parts.make("observer", o) for i, o in enumerate(["timing", *observers])}
     verifiers = parts.verifiers(verify)
     parts.check_settings()
     runner.backend = backend
-    runner.step_in_place = builder.max_nodes == 1
+    runner.step_in_place = True  # the loop commits every tree that it scores
     runner.hold_nodes(builder.max_nodes)
     roles = {"drafter": drafter, "tree": builder, "state": backend, **watching}
     greedy = _assemble("greedy", verifiers["greedy"], roles)
@@ -87,6 +92,25 @@ def load(
     if isinstance(greedy, str) and isinstance(sampling, str):
         raise ValueError(f"mode {mode!r}: {greedy}")
     return Decoder(runner, context.tokenizer, mode, greedy, sampling)
+
+
+def decide(
+    component: Component, settings: Mapping[str, Any], *, compile: bool, embedded: bool
+) -> tuple[Decision, dict[str, Any]]:
+    """What the mode ``component`` stands for (see :class:`Mode`), and the settings left for its parts.
+
+    Raises:
+        ValueError: what the mode's own ``decide`` refuses.
+    """
+    mode = component.factory
+    assert isinstance(mode, Mode)  # the registry takes nothing else as a mode
+    if mode.decide is None:
+        return Decision(mode), dict(settings)
+    taken = component.settings
+    own = {name: read_setting(taken[name], value) for name, value in settings.items() if name in taken}
+    rest = {name: value for name, value in settings.items() if name not in taken}
+    decision = mode.decide(compile, embedded, **own)
+    return decision, {**decision.settings, **rest}
 
 
 class _Parts:

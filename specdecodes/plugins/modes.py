@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from specdecodes.plugin import Mode
+from specdecodes.tuning.auto import decide
 
 MODES: dict[str, tuple[Mode, tuple[str, ...]]] = {
     "naive": (
@@ -88,6 +89,17 @@ MODES: dict[str, tuple[Mode, tuple[str, ...]]] = {
     ),
     "beam": (
         Mode("model", "beam", "greedy", ("token-match",), help="STree's beam drafts: all beams of all levels."),
+        (),
+    ),
+    "auto": (
+        Mode(
+            "model",
+            "static",
+            "greedy",
+            ("token-match",),
+            help="What 'specdecodes tune' found fastest; plain decoding while that is faster.",
+            decide=decide,
+        ),
         (),
     ),
 }

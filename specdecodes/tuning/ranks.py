@@ -6,7 +6,7 @@ starts at a place accepts its tokens as long as the tree has a node for the rank
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +21,9 @@ from specdecodes.plugins.trees.static import Root
 
 if TYPE_CHECKING:
     from specdecodes.core.state import DecodeState
+
+PRIOR = 4.0
+"""Steps that :func:`acceptance` counts in advance for every depth, shared out as at all depths together."""
 
 Trace = list[tuple[int, ...]]
 """Per place of an answer: the ranks (0 is the best) of the next tokens, up to the first that was no candidate."""
@@ -79,10 +82,9 @@ def trace_ranks(
     return traces
 
 
-def accepted_lengths(shape: TreeShape, traces: Sequence[Trace]) -> list[list[int]]:
-    """Tokens per step, bonus included, that a tree of ``shape`` would have got on the traced answers."""
+def steps_over(shape: TreeShape, traces: Sequence[Trace]) -> Iterator[tuple[Trace, list[tuple[int, int]]]]:
+    """Per trace, the steps that a tree of ``shape`` would take: (place, tokens emitted, bonus included)."""
     children = children_of(shape.parents)
-    lengths = []
     for trace in traces:
         place, steps = 0, []
         while place < len(trace):
@@ -92,21 +94,45 @@ def accepted_lengths(shape: TreeShape, traces: Sequence[Trace]) -> list[list[int
                     break
                 node, accepted = children[node][rank], accepted + 1
             emitted = min(accepted + 1, len(trace) - place)
-            steps.append(emitted)
+            steps.append((place, emitted))
             place += emitted
-        lengths.append(steps)
-    return lengths
+        yield trace, steps
 
 
-def acceptance_matrix(traces: Sequence[Trace], depth: int, width: int) -> Tensor:
-    """Float64 [depth, width]: how often the target's token is the candidate of each rank, the path above accepted."""
-    hits = torch.zeros(depth, width, dtype=torch.float64)
-    asked = torch.zeros(depth, dtype=torch.float64)
-    for trace in traces:
-        for place, ranks in enumerate(trace):
-            known = min(depth, len(trace) - place)  # beyond lies the answer's end
-            for level in range(min(known, len(ranks) + 1)):
-                asked[level] += 1
-            for level, rank in enumerate(ranks[:depth]):
-                hits[level, rank] += 1
-    return hits / asked.clamp(min=1)[:, None]
+def accepted_lengths(shape: TreeShape, traces: Sequence[Trace]) -> list[list[int]]:
+    """Tokens per step, bonus included, that a tree of ``shape`` would have got on the traced answers."""
+    return [[emitted for _, emitted in steps] for _, steps in steps_over(shape, traces)]
+
+
+def acceptance(
+    traces: Sequence[Trace], depth: int, width: int, *, detours: int = 2, shape: TreeShape | None = None
+) -> list[list[list[float]]]:
+    """How often the target's token is each of a node's candidates, given that it is none of the earlier ones.
+
+    Args:
+        depth, width, detours: D, K and C - 1 of the result [C, D, K], as :class:`Measurements` takes it.
+        shape: counted where steps over such a tree start, since easy stretches take few steps; None: everywhere.
+
+    Rare combinations are drawn towards what all depths with as many detours have in common.
+    """
+    hits = torch.zeros(detours + 1, depth, width, dtype=torch.float64)
+    asked = torch.zeros(detours + 1, depth, 1, dtype=torch.float64)
+    places = (
+        [(trace, range(len(trace))) for trace in traces]
+        if shape is None
+        else [(trace, [place for place, _ in steps]) for trace, steps in steps_over(shape, traces)]
+    )
+    for trace, starts in places:
+        for place in starts:
+            ranks, turns = trace[place], 0
+            # Below the last rank one more token was asked for, unless the trace or the answer ended there.
+            for level in range(min(depth, len(ranks) + 1, len(trace) - place)):
+                asked[turns, level] += 1
+                if level < len(ranks):
+                    hits[turns, level, ranks[level]] += 1
+                    turns = min(turns + (ranks[level] > 0), detours)
+    common = hits.sum(1, keepdim=True) / asked.sum(1, keepdim=True).clamp(min=1)
+    chances = (hits + PRIOR * common) / (asked + PRIOR)
+    left = 1 - chances.cumsum(-1) + chances
+    found: list[list[list[float]]] = (chances / left.clamp(min=1e-9)).clamp(0, 1).tolist()
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,25 @@ class Recipe:
     Attributes:
         target: what it was measured for: ``family``, ``parameters`` and ``vocab_size``.
         mode, draft, settings: as for :func:`specdecodes.load`; ``draft`` None for the mode's own drafter.
-        cost: of one step of this mode, in plain steps. tau: tokens per step that it got.
+        step_cost: of one step of this mode, in plain steps. tau: tokens per step that it got.
         dtype, compile: how it was measured.
         sentence: the choice in words.
         found: everything measured: candidates, cost curves, acceptance; and where it comes from.
+        acceptance, cost, draft_cost: of the drafter chosen, as the tree builder ``optimal`` reads them from this file.
     """
 
     target: Mapping[str, Any]
     mode: str
     draft: str | None
     settings: Mapping[str, Any]
-    cost: float
+    step_cost: float
     tau: float
     dtype: str
     compile: bool
     sentence: str
+    acceptance: Sequence[Any] = ()
+    cost: Mapping[str, float] = field(default_factory=dict)
+    draft_cost: float = 0.0
     found: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
@@ -82,15 +86,27 @@ class Recipe:
                 )
 
 
+def target_facts(model: Any) -> dict[str, Any]:  # noqa: ANN401 - a stock model
+    """What tells one target from another in a recipe."""
+    return {
+        "family": model.config.model_type,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "vocab_size": model.config.get_text_config().vocab_size,
+    }
+
+
 _KINDS: dict[str, tuple[type, ...]] = {
     "target": (dict,),
     "mode": (str,),
     "draft": (str, type(None)),
     "settings": (dict,),
-    "cost": (int, float),
+    "step_cost": (int, float),
     "tau": (int, float),
     "dtype": (str,),
     "compile": (bool,),
     "sentence": (str,),
+    "acceptance": (list,),
+    "cost": (dict,),
+    "draft_cost": (int, float),
     "found": (dict,),
 }

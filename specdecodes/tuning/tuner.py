@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -14,10 +14,13 @@ from specdecodes.core.load import load
 from specdecodes.plugins.trees.optimise import Measurements, optimise
 from specdecodes.plugins.trees.shape import TreeShape
 from specdecodes.tuning.costs import Costs, Shape, measure_costs, timing_shapes
-from specdecodes.tuning.ranks import RankTracer, Trace, acceptance_matrix, accepted_lengths, trace_ranks
-from specdecodes.tuning.recipe import Recipe
+from specdecodes.tuning.ranks import RankTracer, Trace, acceptance, accepted_lengths, trace_ranks
+from specdecodes.tuning.recipe import Recipe, target_facts
 
 Say = Callable[[str], None]
+
+ROUNDS = 3
+"""Of measuring acceptance where the last round's best tree starts its steps."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,12 @@ class TuneSettings:
     device: str | None = None
     compile: bool = False
     tokens: int = 96
-    sampling: Mapping[str, Any] = None  # type: ignore[assignment]  # set in __post_init__
+    sampling: Mapping[str, Any] = field(default_factory=dict)
     max_nodes: int = 32
     max_depth: int = 8
     width: int = 4
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sampling", dict(self.sampling or {}))
         limits = (("tokens", 8), ("max_nodes", 3), ("max_depth", 1), ("width", 1))
         for name, least in limits:
             if getattr(self, name) < least:
@@ -138,10 +140,7 @@ class Tuner:
             traces = self._traces(draft, prompts, answers)
             self.say(f"drafter {name}: what a step costs")
             costs[name] = self._costs(draft, prompts)
-            matrix = acceptance_matrix(traces, self.settings.max_depth, self.settings.width)
-            measured[name] = Measurements.checked(
-                _given_earlier_rejected(matrix), costs[name].curve(), costs[name].per_level
-            )
+            measured[name] = self._measurements(traces, costs[name])
             candidates += self._choose(draft, measured[name], traces)
         self.say(f"{len(candidates)} candidates on {len(held_out)} other prompts")
         candidates = sorted(self._measure(candidates, held_out), key=lambda each: each.speedup, reverse=True)
@@ -158,16 +157,20 @@ class Tuner:
             "measurements": {name: asdict(measured) for name, measured in tuned.measured.items()},
         }
         faster = best.speedup > 1
+        chosen = tuned.measured[_name_of(best.draft)]
         return Recipe(
             target=target_facts(target.model),
             mode=best.mode if faster else "naive",
             draft=best.draft if faster else None,
             settings=best.settings if faster else {},
-            cost=best.cost if faster else 1.0,
+            step_cost=best.cost if faster else 1.0,
             tau=best.tau if faster else 1.0,
             dtype=str(target.dtype).removeprefix("torch."),
             compile=self.settings.compile,
             sentence=tuned.sentence,
+            acceptance=chosen.acceptance,
+            cost={str(nodes): value for nodes, value in chosen.cost.items()},
+            draft_cost=chosen.draft_cost,
             found=found,
         )
 
@@ -192,15 +195,28 @@ class Tuner:
         trees: dict[Shape, Decoder] = {shape: self._with(draft, "stree", tree=shape.spec) for shape in shapes}
         return measure_costs(self.plain, trees, prompts[:4], tokens=min(self.settings.tokens, 64))
 
+    def _measurements(self, traces: Sequence[Trace], costs: Costs) -> Measurements:
+        """Acceptance where steps over the best tree start, which depends on the acceptance: a few rounds settle it."""
+        shape = None
+        for _ in range(ROUNDS):
+            found = acceptance(traces, self.settings.max_depth, self.settings.width, shape=shape)
+            measured = Measurements.checked(found, costs.curve(), costs.per_level)
+            best = self._best(measured, self.settings.width)
+            shape = best if best.levels else None
+        return measured
+
+    def _best(self, measured: Measurements, max_children: int) -> TreeShape:
+        return optimise(
+            measured,
+            max_nodes=self.settings.max_nodes,
+            max_depth=self.settings.max_depth,
+            max_children=max_children,
+        ).shape
+
     def _choose(self, draft: str | None, measured: Measurements, traces: Sequence[Trace]) -> Iterator[Candidate]:
         """The best chain and the best tree by the dynamic programme; their tau by counting on the traces."""
         for max_children in (1, self.settings.width):
-            shape = optimise(
-                measured,
-                max_nodes=self.settings.max_nodes,
-                max_depth=self.settings.max_depth,
-                max_children=max_children,
-            ).shape
+            shape = self._best(measured, max_children)
             if not shape.levels or (max_children > 1 and shape.is_chain):
                 continue
             yield self._candidate(draft, shape, measured, traces)
@@ -253,27 +269,12 @@ def sentence_of(candidates: Sequence[Candidate]) -> str:
     return f"{_described(best)} beats every {rival} here: {best.speedup:.2f}x against {other.speedup:.2f}x"
 
 
-def target_facts(model: Any) -> dict[str, Any]:  # noqa: ANN401 - a stock model
-    """What tells one target from another in a recipe."""
-    return {
-        "family": model.config.model_type,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "vocab_size": model.config.get_text_config().vocab_size,
-    }
-
-
 def _described(candidate: Candidate) -> str:
     return candidate.name if candidate.draft is None else f"{candidate.name} from {candidate.draft}"
 
 
 def _name_of(draft: str | None) -> str:
     return "default" if draft is None else draft
-
-
-def _given_earlier_rejected(matrix: Tensor) -> list[list[float]]:
-    """P(rank k) [D, K] as P(rank k, given that it is none of the earlier ranks)."""
-    left = 1 - matrix.cumsum(1) + matrix
-    return (matrix / left.clamp(min=1e-12)).clamp(max=1.0).tolist()
 
 
 def _pair(base: Generation, own: Generation) -> Pair:

@@ -15,11 +15,14 @@ RECIPE = Recipe(
     mode="stree",
     draft="ngram",
     settings={"tree": "2,1"},
-    cost=1.5,
+    step_cost=1.5,
     tau=2.5,
     dtype="float32",
     compile=False,
     sentence="the tree 2,1 is best here: 1.67x",
+    acceptance=[0.6, 0.3],
+    cost={"1": 1.0, "4": 1.4},
+    draft_cost=0.01,
     found={"candidates": []},
 )
 
@@ -37,7 +40,7 @@ def test_a_recipe_is_read_as_it_was_written(tmp_path: Path) -> None:
         ({"format": "something"}, "expected a file that 'specdecodes tune' wrote"),
         ({"version": 0}, "expected version 1, got 0"),
         ({"mode": 3}, "mode: expected str, got 3"),
-        ({"cost": None}, "cost: expected int or float, got None"),
+        ({"step_cost": None}, "step_cost: expected int or float, got None"),
     ],
 )
 def test_what_is_no_recipe_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
