@@ -151,6 +151,66 @@ def test_growmap(name: str, tmp_path: Path, generate_refused: Callable[..., str]
     assert generate_refused("--set", f"tree={path}").startswith(f"tree: growmap {path}: {reason}")
 
 
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("made",)
+
+
+SEQUOIA: dict[str, Any] = {
+    "roots": [[0], [1, 2]],
+    "branches": [[2], [0, 0]],
+    "Successors": [[1, 2], [], []],
+    "mask": torch.tensor([[1, 0, 0], [1, 1, 0], [1, 0, 1]]),
+    "depth": torch.tensor([0, 1, 1]),
+    "size": 3,
+}
+SEQUOIAS = {
+    "mask": (torch.eye(3), "mask disagrees with Successors at [1, 0]: expected 1, got 0.0; "),
+    "depth": (torch.arange(3), "depth disagrees with Successors at [2]: expected 1, got 2; "),
+    "size": (4, "size disagrees with Successors: expected 3, got 4; "),
+    "roots": ([[0], [1], [2]], "roots disagrees with Successors: expected a list of 2 levels, got 3; "),
+    "branches": ([[2], [1, 0]], "branches disagrees with Successors at depth 1: expected [0, 0], got [1, 0]; "),
+    "Successors": (
+        [[1], [2], [0]],
+        "Successors: node 2 has child 0; children must come after their parent (no cycles)",
+    ),
+    "code": (Evil(), "expected a dictionary saved with torch.save (roots, branches, "),
+}
+
+
+@pytest.mark.parametrize("setting", ["growmap", "tree"])
+@pytest.mark.parametrize("field", SEQUOIAS)
+def test_growmap_of_sequoia(field: str, setting: str, tmp_path: Path, generate_refused: Callable[..., str]) -> None:
+    value, reason = SEQUOIAS[field]
+    path = tmp_path / "map.pt"
+    torch.save({**SEQUOIA, field: value}, path)
+    line = generate_refused("--mode", "sequoia", "--set", f"{setting}={path}")
+    assert line.startswith(f"tree: growmap {path}: {reason}")
+
+
+COSTS = {
+    "{1: 1, 8: 0}": "cost: expected positive costs by number of tree nodes, 1 (a plain step) among them, ",
+    "[1, 2]": "cost: expected positive costs by number of tree nodes, 1 (a plain step) among them, ",
+    "{8: 2}": "cost: expected positive costs by number of tree nodes, 1 (a plain step) among them, ",
+}
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_cost_curve(cost: str, generate_refused: Callable[..., str]) -> None:
+    line = generate_refused("--build-tree", "optimal", "--set", "acceptance=[0.5]", "--set", f"cost={cost}")
+    assert line.startswith(COSTS[cost])
+
+
+def test_a_cost_curve_that_falls_is_used_with_a_warning(pair: Pair, capsys: pytest.CaptureFixture[str]) -> None:
+    models = ["--target", pair.target, "--draft", pair.draft, "--prompt", "w1 w2", "--max-new-tokens", "2"]
+    settings = ["--set", "acceptance=[0.9]", "--set", "cost={1: 1.0, 4: 1.5, 8: 1.25}"]
+    assert main(["generate", *models, "--build-tree", "optimal", *settings]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "warning: cost: expected a curve that does not fall as the tree grows, but c(8) = 1.25 is below"
+    )
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", "3"])
 def test_growmap_that_is_none(text: str, tmp_path: Path, generate_refused: Callable[..., str]) -> None:
     path = tmp_path / "map.json"

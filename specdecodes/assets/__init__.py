@@ -48,7 +48,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "mamba2": {
         "static": {"tree": "4,2,1"},
         "growmap": {"tree": "4,2,1"},
-        "best-first": {"max_nodes": 8, "depth": 3, "topk": 4, "width": 2},
+        "best-first": {"max_nodes": 8, "depth": 4, "topk": 4, "width": 2},
         "beam": {"width": 2, "depth": 3},
         "optimal": {"measured": str(measured("mamba2"))},
     },

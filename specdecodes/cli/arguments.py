@@ -16,6 +16,7 @@ import transformers
 from specdecodes.core.decoder import Decoder
 from specdecodes.core.load import load
 from specdecodes.core.sampling import SamplingParams
+from specdecodes.core.settings import SettingWarning
 
 logger = logging.getLogger("specdecodes")
 
@@ -208,3 +209,10 @@ def set_log_level() -> None:
     transformers.logging.disable_progress_bar()
     if not name and not sys.warnoptions:
         warnings.simplefilter("ignore")
+        warnings.simplefilter("always", SettingWarning)
+        warnings.showwarning = _show_setting_warning
+
+
+def _show_setting_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """The only warnings that get here: what a user should know, as one line."""
+    print(f"warning: {message}", file=sys.stderr)

@@ -7,6 +7,11 @@ import inspect
 import json
 from typing import Any
 
+
+class SettingWarning(UserWarning):
+    """A setting that can be used, but is probably not what was wanted; the commands print it as one line."""
+
+
 _TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (int, float),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specdecodes import assets
+from specdecodes.core.settings import SettingWarning
 from specdecodes.plugins.trees.optimise import Measurements, optimise
 from specdecodes.plugins.trees.static import Static
 
@@ -43,6 +44,7 @@ class Optimal(Static):
             warnings.warn(
                 "optimal: expected measurements of this pair, got none; those of the embedded pair stand in, "
                 "whose best tree may be a bad one here; pass measured=FILE, or acceptance and cost",
+                SettingWarning,
                 stacklevel=2,
             )
         found = Measurements.read(Path(measured) if measured else assets.measured("ngram"))

@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specdecodes.benchmark.journal import replace
+from specdecodes.core.settings import SettingWarning
 from specdecodes.plugins.trees.shape import TreeShape
 
 Floats = NDArray[np.float64]
@@ -66,7 +67,7 @@ class Measurements:
             ValueError: of another form; the message names the field.
 
         Warns:
-            UserWarning: the cost falls somewhere although the tree grows; the message says where.
+            SettingWarning: the cost falls somewhere although the tree grows; the message says where.
         """
         if not _is_number(draft_cost) or not draft_cost >= 0:
             raise ValueError(f"draft_cost: expected 0 or more per level, in the unit of cost, got {draft_cost!r}")
@@ -78,6 +79,7 @@ class Measurements:
             warnings.warn(
                 f"cost: expected a curve that does not fall as the tree grows, but {'; '.join(falls)}; "
                 "used as it is, measure again on a quiet machine",
+                SettingWarning,
                 stacklevel=2,
             )
         return cls(_blocks(acceptance), curve, float(draft_cost))

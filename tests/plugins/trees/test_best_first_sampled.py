@@ -11,6 +11,8 @@ import torch
 from specdecodes.core.sampling import LogitsPipeline, SamplingParams
 from specdecodes.core.state import DecodeState
 from specdecodes.models.target import Target
+from specdecodes.plugins.trees.beam import Beam
+from specdecodes.plugins.trees.best_first import BestFirst
 from specdecodes.plugins.trees.best_first_sampled import BestFirstSampled
 from specdecodes.plugins.verifiers.residual import WithoutReplacement
 from specdecodes.plugins.verifiers.token_match import TokenMatch
@@ -158,6 +160,16 @@ def test_the_law_of_the_target_is_kept(shape, case):
 @pytest.mark.parametrize("verifier", [WithoutReplacement, TokenMatch])
 def test_the_law_is_kept_under_processing(verifier, params):
     law, expected = step_law(BestFirstSampled(**FEW), verifier(), laws_of("random", 3), params)
+    assert total_variation(law, expected) < EXACT
+
+
+CHOSEN = {"best-first": BestFirst(max_nodes=5, depth=2, topk=2, width=2), "beam": Beam(width=2, depth=2)}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", CHOSEN)
+def test_children_chosen_by_score_go_with_token_match(name, case):
+    law, expected = step_law(CHOSEN[name], TokenMatch(), laws_of(case, 3), {"temperature": 1.0})
     assert total_variation(law, expected) < EXACT
 
 

@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 
+from specdecodes.core.settings import SettingWarning
 from specdecodes.plugins.trees.optimal import Optimal
 from specdecodes.plugins.trees.optimise import Measurements, expected_tokens, optimise
 from specdecodes.plugins.trees.shape import TreeShape
@@ -147,7 +148,7 @@ def test_a_cost_that_falls_is_pointed_out():
     ):
         measured = Measurements.checked([0.5], cost)
     assert measured.cost_of(8) == 1.25, "used as it is"
-    with pytest.warns(UserWarning, match=r"c\(2\) = 2 is below c\(1\) = 3; c\(4\) = 1 is below c\(2\) = 2"):
+    with pytest.warns(SettingWarning, match=r"c\(2\) = 2 is below c\(1\) = 3; c\(4\) = 1 is below c\(2\) = 2"):
         Measurements.checked([0.5], {1: 3, 2: 2, 4: 1})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -198,7 +199,7 @@ def test_the_builder_takes_a_file_and_what_stands_in_for_it(tmp_path):
 
 def test_another_pair_without_measurements_is_warned():
     context = toy_context()
-    with pytest.warns(UserWarning, match=r"optimal: expected measurements of this pair.* pass measured=FILE"):
+    with pytest.warns(SettingWarning, match=r"optimal: expected measurements of this pair.* pass measured=FILE"):
         Optimal(context)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
