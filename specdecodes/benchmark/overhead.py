@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdecodes.benchmark.provenance import write_measurement
-from specdecodes.benchmark.replay import Recording, replay
+from specdecodes.benchmark.replay import Recording
 from specdecodes.cli.arguments import OneLineParser, run_reporting_errors
 from specdecodes.core.decoder import Decoder
 from specdecodes.core.load import load
@@ -49,12 +49,13 @@ LIMITED = ("literal", "ngram")
 
 DRAFTER_LIMIT_US = 50.0
 """An index's answers of one step, in a tree of 8 nodes on 4 levels."""
-INDICES: dict[str, dict[str, Any]] = {"ngram": {}, "suffix": {}, "token-recycling": {}, "jacobi": {}, "rest": {}}
-"""The drafters to which that limit applies, with settings."""
+LEVELS = (3, 2, 1, 1)
+"""Of that tree: children of the first node above."""
+INDICES = ("ngram", "suffix", "token-recycling", "jacobi", "rest")
+"""The drafters to which that limit applies."""
 
 VOCAB = 4096
 TREE = "3,2.1,2.1,3"
-INDEX_TREE = "3,2,1,1"
 BLOCK = 200
 """Hook steps per clock reading."""
 
@@ -232,86 +233,53 @@ class _Prepared:
 def drafter_overhead(name: str, repeats: int = 20) -> dict[str, float]:
     """Microseconds per step that an index drafter takes: the mean over the steps of a text, each the least of all.
 
-    ``answers_us``: for taking in the last step, all candidates and all slots; ``learns_us``: for its ``commit_state``.
-    The text is made of phrases that come again, so that there are matches of all lengths: 400 tokens of prompt, 200 of
-    answer.
+    ``answers_us``: for taking in three tokens, then the candidates and slots of ``LEVELS``; ``learns_us``: for its
+    ``commit_state``, which may learn from the scores. The text is made of phrases that come again, so that there are
+    matches of all lengths: 400 tokens of prompt, 200 of answer.
     """
     source = random.Random(0)
-    words = range(3, VOCAB)
-    phrases = [source.choices(words, [1 / rank for rank in words], k=source.randint(2, 9)) for _ in range(80)]
-    text = [token for _ in range(2000) for token in source.choices(phrases, [1 / (i + 1) for i in range(80)])[0]]
-    settings = INDICES[name]
-    if name == "rest":
-        settings = {"datastore": Datastore.build([text[1000:]], VOCAB)}
-    factory: Any = registry().get("drafter", name).factory
+    words, places = range(3, VOCAB), range(80)
+    phrases = [source.choices(words, [1 / rank for rank in words], k=source.randint(2, 9)) for _ in places]
+    text = [token for _ in range(2000) for token in source.choices(phrases, [1 / (i + 1) for i in places])[0]]
+    settings = {"datastore": Datastore.build([text[1000:]], VOCAB)} if name == "rest" else {}
     target: Any = Recording([], VOCAB)
-    drafter = Clocked(factory(Context(target), **settings))
+    drafter = cast("Callable[..., Any]", registry().get("drafter", name).factory)(Context(target), **settings)
     best: list[tuple[float, float]] = []
     for _ in range(repeats):
-        drafter.seconds.clear()
-        replay(drafter, INDEX_TREE, [(text[:400], text[400:600])], VOCAB)
-        seconds = drafter.seconds
+        state = DecodeState(target, torch.tensor([text[:400]]), SamplingParams())
+        drafter.propose(state)
+        seconds = [_clocked(drafter, state, text[place : place + 3]) for place in range(400, 600, 3)]
         best = [(min(a, c), min(b, d)) for (a, b), (c, d) in zip(best or seconds, seconds, strict=True)]
     answers, learns = (sum(column) / len(best) * 1e6 for column in zip(*best, strict=True))
     return {"answers_us": answers, "learns_us": learns}
 
 
-class Clocked:
-    """A drafter, and per step the seconds in its answers and in its ``commit_state``."""
-
-    def __init__(self, drafter: Any) -> None:  # noqa: ANN401
-        self.seconds: list[tuple[float, float]] = []
-        self._hooks = Hooks({"drafter": drafter}, phases=("propose",))
-        self._spent = 0.0
-
-    def clock(self, call: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401
-        """What ``call`` returns; adds its time."""
+def _clocked(drafter: Any, state: DecodeState, emitted: Sequence[int]) -> tuple[float, float]:  # noqa: ANN401
+    """Seconds of one step's answers, and of learning from the scores of the tree that they make."""
+    state.history[0].extend(emitted)
+    state.root = torch.tensor([emitted[-1:]])
+    first = slots = torch.zeros_like(state.root)
+    nodes, parents, above = [state.root], [-1], 0
+    began = time.perf_counter()
+    proposal = drafter.propose(state)
+    answers = time.perf_counter() - began
+    for width in LEVELS:
         began = time.perf_counter()
-        found = call(*arguments)
-        self._spent += time.perf_counter() - began
-        return found
-
-    @hookimpl
-    def generation_started(self, state: DecodeState) -> None:
-        """Not counted: the prompt is taken in once."""
-        self._hooks.generation_started(state)
-
-    @hookimpl
-    def propose(self, state: DecodeState) -> ClockedProposal:
-        """Counted."""
-        self._spent = 0.0
-        return ClockedProposal(self, self.clock(self._hooks.propose, state))
-
-    @hookimpl
-    def commit_state(self, state: DecodeState, tree: Tree, verdict: Verdict) -> None:
-        """Counted by itself."""
-        answers, self._spent = self._spent, 0.0
-        self.clock(self._hooks.commit_state, state, tree, verdict)
-        self.seconds.append((answers, self._spent))
-
-
-class ClockedProposal:
-    """A proposal whose time counts."""
-
-    marginals: Tensor | None = None
-
-    def __init__(self, clocked: Clocked, proposal: Proposal) -> None:
-        self._clocked = clocked
-        self._proposal = proposal
-
-    def topk(self, slots: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Counted."""
-        found: tuple[Tensor, Tensor] = self._clocked.clock(self._proposal.topk, slots, k)
-        return found
-
-    def logq(self, slots: Tensor) -> Tensor:
-        """There is none."""
-        return self._proposal.logq(slots)
-
-    def expand(self, slots: Tensor, tokens: Tensor) -> Tensor:
-        """Counted."""
-        found: Tensor = self._clocked.clock(self._proposal.expand, slots, tokens)
-        return found
+        if above:
+            slots = proposal.expand(slots, first)
+        tokens, _ = proposal.topk(slots, width)
+        answers += time.perf_counter() - began
+        nodes.append(tokens[0].clamp(min=0))
+        first = nodes[-1][:, :1]
+        parents += [above] * width
+        above = len(parents) - width
+    tree = Tree(torch.cat(nodes, 1), torch.tensor([parents]))
+    state.scores = torch.randn(1, len(parents), VOCAB, generator=torch.Generator().manual_seed(len(state.history[0])))
+    verdict = Verdict(torch.tensor([[0]]), torch.tensor([0]), state.root[0])
+    began = time.perf_counter()
+    if hasattr(drafter, "commit_state"):
+        drafter.commit_state(state, tree, verdict)
+    return answers, time.perf_counter() - began
 
 
 def _least(step: Callable[[], None], block: int, repeats: int) -> float:

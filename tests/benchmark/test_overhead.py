@@ -27,6 +27,13 @@ def test_the_host_part_of_a_step_is_short(draft):
     assert found["commit_ms"] < 0.2 * found["host_ms"], "commits are left out"
 
 
+@pytest.mark.parametrize("name", overhead.INDICES)
+def test_an_index_answers_in_microseconds(name):
+    found = overhead.drafter_overhead(name, repeats=5)
+    assert 5 < found["answers_us"] < SLACK * overhead.DRAFTER_LIMIT_US
+    assert 0 <= found["learns_us"] < 10 * overhead.DRAFTER_LIMIT_US
+
+
 def test_the_command_prints_and_writes(tmp_path, capsys):
     path = tmp_path / "overhead.json"
     code = overhead.main(["--repeats", "5", "--threads", "1", "--json", str(path)])
@@ -37,6 +44,9 @@ def test_the_command_prints_and_writes(tmp_path, capsys):
     assert found["command"].endswith("specdecodes.benchmark.overhead --repeats 5 --threads 1 --json " + str(path))
     assert {"versions", "hardware", "commit", "limits", "hooks", "host"} <= set(found)
     assert set(found["host"]) == {"literal", "ngram", "model"}
+    assert set(found["drafters"]) == set(overhead.INDICES)
+    for name in overhead.INDICES:
+        assert f"drafter {name}: {found['drafters'][name]['answers_us']:.1f} us a step (limit 50)" in printed
 
 
 def test_a_wrong_option_is_one_line(capsys):

@@ -21,6 +21,7 @@ vocab_size, tokenizer (a fingerprint of its vocabulary, or nothing).
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -137,14 +138,12 @@ class Datastore:
                     count = last - first
         return found
 
-    def following(self, low: int, high: int, most: int) -> list[int]:
+    def following(self, low: int, high: int, most: int) -> array[int]:
         """What follows the contexts of a range that is not empty, or ``most`` of them, evenly spread.
 
         The end of a document is ``vocab_size``.
         """
-        step = -(-(high - low) // most)
-        found: list[int] = self._following[low:high:step].tolist()
-        return found
+        return self._following[low : high : -(-(high - low) // most)]
 
     # Element by element a memoryview answers three times as fast as an array.
 
@@ -158,10 +157,10 @@ class Datastore:
         return starts
 
     @cached_property
-    def _following(self) -> Integers:
+    def _following(self) -> array[int]:
         following = np.empty(self.size, dtype=np.int32)
         following[self.ranks] = np.repeat(np.arange(self.vocab_size + 1, dtype=np.int32), np.diff(self.starts))
-        return following
+        return array("i", following.tobytes())  # a small piece of it comes out twice as fast as of numpy's
 
     def _check(self) -> None:
         """Raise ValueError where the arrays contradict each other."""

@@ -13,13 +13,13 @@ from specdecodes.plugins.drafters.index import IndexDrafter, back_off, best_of
 if TYPE_CHECKING:
     from specdecodes.plugin import Context
 
-MAX_OCCURRENCES = 64
+MAX_OCCURRENCES = 32
 """Occurrences of a context that are looked at, spread evenly over all of them."""
 
 MAX_SUFFIXES = 8
 """Suffixes of a match that are kept; of more the longest and the shortest."""
 
-Node = tuple[tuple[int, int], ...]
+Node = list[tuple[int, int]]
 """The match's range in the datastore, then those of its suffixes that occur more often, longest first."""
 
 
@@ -70,7 +70,7 @@ class Retrieval:
 
     def __init__(self, store: Datastore, prior: float) -> None:
         self.length = 0
-        self.root: Node = ()
+        self.root: Node = []
         self._store = store
         self._prior = prior
         self._everything = (0, store.size)  # the empty suffix
@@ -83,21 +83,22 @@ class Retrieval:
 
     def child(self, node: Node, token: int) -> Node:
         """See :class:`Index`; the suffixes of the match that go on with ``token``, the empty one included."""
-        found = self._store.step((*node, self._everything), token)
+        found = self._store.step([*node, self._everything], token)
         if len(found) > MAX_SUFFIXES:
             half = MAX_SUFFIXES // 2
             found[half:-half] = []
-        return tuple(found)
+        return found
 
     def best(self, node: Node, k: int) -> list[tuple[int, float]]:
         """The ``k`` most probable tokens: :func:`back_off` over the suffixes of the match until there are ``k``."""
         return best_of(back_off(self._contexts(node), self._prior, k)[0], k)
 
     def _contexts(self, node: Node) -> Iterator[dict[int, int]]:
+        store = self._store
         for low, high in node:
             counts: dict[int, int] = {}
-            for token in self._store.following(low, high, MAX_OCCURRENCES):
+            for token in store.following(low, high, MAX_OCCURRENCES):
                 counts[token] = counts.get(token, 0) + 1
-            counts.pop(self._store.vocab_size, None)  # the end of a document is no candidate
+            counts.pop(store.vocab_size, None)  # the end of a document is no candidate
             if counts:
                 yield counts

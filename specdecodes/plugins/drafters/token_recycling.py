@@ -24,7 +24,8 @@ class TokenRecycling(IndexDrafter):
 
     ``warm``: keep the matrix across requests, as the paper does; otherwise every request starts with an empty one.
 
-    An index on the host: well under 1 us per question of one slot; the ``width`` best of T x V scores once a step.
+    An index on the host: 1 us per question of one slot; taking the ``width`` best of the scores costs 40 us a step at 8
+    nodes and a vocabulary of 4,096.
     """
 
     def __init__(self, context: Context, *, width: int = 8, warm: bool = False) -> None:
