@@ -37,17 +37,18 @@ def recipe(compiled: bool) -> Path:
     return Path(__file__).parent / "measured" / f"auto-{'compiled' if compiled else 'eager'}.json"
 
 
+_STATIC = ("static", "growmap", "bigram-widen")
+"""Tree builders that start from the same static shape."""
+
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "ngram": {
-        "static": {"tree": "3,2.1.0,1.0.0,1,1,1,1"},
-        "growmap": {"tree": "3,2.1.0,1.0.0,1,1,1,1"},
+        **dict.fromkeys(_STATIC, {"tree": "3,2.1.0,1.0.0,1,1,1,1"}),
         "best-first": {"max_nodes": 8, "depth": 7, "topk": 3, "width": 2},
         "beam": {"width": 2, "depth": 4},
         "optimal": {"measured": str(measured("ngram"))},
     },
     "mamba2": {
-        "static": {"tree": "4,2,1"},
-        "growmap": {"tree": "4,2,1"},
+        **dict.fromkeys(_STATIC, {"tree": "4,2,1"}),
         "best-first": {"max_nodes": 8, "depth": 4, "topk": 4, "width": 2},
         "beam": {"width": 2, "depth": 3},
         "optimal": {"measured": str(measured("mamba2"))},

@@ -75,6 +75,7 @@ def load(
     chosen, draft = decision.mode, decision.draft if draft is None else draft
     context = Context(runner, load_tokenizer(target, tokenizer), draft, compile)
     parts = _Parts(components, chosen, context, settings)
+    parts.known |= set(components.get("mode", mode).settings)
     drafter = parts.drafter(propose)
     builder = parts.make("tree", build_tree or chosen.build_tree)
     if decision.wrap is not None:
