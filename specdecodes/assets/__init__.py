@@ -42,13 +42,13 @@ _STATIC = ("static", "growmap", "bigram-widen")
 
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "ngram": {
-        **dict.fromkeys(_STATIC, {"tree": "3,2.1.0,1.0.0,1,1,1,1"}),
+        **{key: {"tree": "3,2.1.0,1.0.0,1,1,1,1"} for key in _STATIC},
         "best-first": {"max_nodes": 8, "depth": 7, "topk": 3, "width": 2},
         "beam": {"width": 2, "depth": 4},
         "optimal": {"measured": str(measured("ngram"))},
     },
     "mamba2": {
-        **dict.fromkeys(_STATIC, {"tree": "4,2,1"}),
+        **{key: {"tree": "4,2,1"} for key in _STATIC},
         "best-first": {"max_nodes": 8, "depth": 4, "topk": 4, "width": 2},
         "beam": {"width": 2, "depth": 3},
         "optimal": {"measured": str(measured("mamba2"))},
