@@ -22,7 +22,8 @@ class BestFirstSampled:
     Level by level the next draw goes to the node at which it is most likely to be of use: the probability that the
     target gets there, times that it takes none of the children drawn there before (both as the draft estimates them).
     A level ends where that falls below ``threshold`` or the budget is spent; then its ``width`` most probable nodes
-    are run. This is the dynamic tree of DySpec (arXiv 2410.11744), whose estimate differs, made level by level.
+    are run. DySpec (Xiong et al., arXiv 2410.11744) spends its draws like this, one run of the draft per draw; level
+    by level takes one run per level.
 
     ``max_nodes`` counts the root; nodes that were not drawn are padding. At most ``topk`` children per node.
     """

@@ -170,7 +170,7 @@ def plan_of(shape: TreeShape, device: torch.device) -> Plan:
     return Plan(levels, index(tokens), index([slot if slot >= 0 else num_slots for slot in slots]))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)  # at 64 nodes one takes some 30 kB
 def topology_of(parents: tuple[tuple[int, ...], ...], device: torch.device) -> Topology:
     """The topology of these parents (one tuple per row), built once."""
     return Topology(torch.tensor(parents, device=device))
