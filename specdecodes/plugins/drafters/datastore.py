@@ -132,7 +132,9 @@ class Datastore:
         for low, high in ranges:
             first = bisect_left(ranks, low, start, end)
             if first < end and ranks[first] < high:
-                last = bisect_left(ranks, high, first + 1, min(end, first + high - low))
+                last = first + 1
+                if high - low > 1:
+                    last = bisect_left(ranks, high, last, min(end, first + high - low))
                 if last - first > count:
                     found.append((first, last))
                     count = last - first

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MAX_OCCURRENCES = 32
 """Occurrences of a context that are looked at, spread evenly over all of them."""
 
-MAX_SUFFIXES = 8
+MAX_SUFFIXES = 4
 """Suffixes of a match that are kept; of more the longest and the shortest."""
 
 Node = list[tuple[int, int]]
@@ -73,6 +73,7 @@ class Retrieval:
         self.root: Node = []
         self._store = store
         self._prior = prior
+        self._step = store.step
         self._everything = (0, store.size)  # the empty suffix
 
     def extend(self, tokens: Sequence[int]) -> None:
@@ -83,7 +84,7 @@ class Retrieval:
 
     def child(self, node: Node, token: int) -> Node:
         """See :class:`Index`; the suffixes of the match that go on with ``token``, the empty one included."""
-        found = self._store.step([*node, self._everything], token)
+        found = self._step([*node, self._everything], token)
         if len(found) > MAX_SUFFIXES:
             half = MAX_SUFFIXES // 2
             found[half:-half] = []
