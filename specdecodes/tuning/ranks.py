@@ -132,7 +132,7 @@ def acceptance(
                     hits[turns, level, ranks[level]] += 1
                     turns = min(turns + (ranks[level] > 0), detours)
     common = hits.sum(1, keepdim=True) / asked.sum(1, keepdim=True).clamp(min=1)
-    chances = (hits + PRIOR * common) / (asked + PRIOR)
+    chances = (hits + PRIOR * common) / (asked + PRIOR).clamp(min=1e-9)
     left = 1 - chances.cumsum(-1) + chances
     found: list[list[list[float]]] = (chances / left.clamp(min=1e-9)).clamp(0, 1).tolist()
     return found

@@ -187,6 +187,6 @@ def test_plot_without_matplotlib_is_refused_before_anything_is_written(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     check_plot(None)
-    with pytest.raises(ValueError, match=r"expected matplotlib .* pip install 'specdecodes\[plot\]'"):
+    with pytest.raises(ValueError, match=r"expected matplotlib .* pip install 'specdecodes\[pictures\]'"):
         write_files(tmp_path / "new", two(), {}, "svg")
     assert not (tmp_path / "new").exists()

@@ -39,7 +39,7 @@ def test_table_files_and_provenance(
     printed = capsys.readouterr().out
     assert "22 tokens of 2 answers to" in printed and "Measured along the answers of the target itself." in printed
     assert "ngram: without probabilities KL and overlap are not defined" in printed
-    assert "no plot: matplotlib is not installed (pip install 'specdecodes[plot]')" in printed
+    assert "no plot: matplotlib is not installed (pip install 'specdecodes[pictures]')" in printed
     assert sorted(path.name for path in out.iterdir()) == ["score.csv", "score.json"]
     written = json.loads((out / "score.json").read_text())
     assert written["session"]["command"].startswith("specdecodes score --target ")
