@@ -276,9 +276,9 @@ def _clocked(drafter: Any, state: DecodeState, emitted: Sequence[int]) -> tuple[
     tree = Tree(torch.cat(nodes, 1), torch.tensor([parents]))
     state.scores = torch.randn(1, len(parents), VOCAB, generator=torch.Generator().manual_seed(len(state.history[0])))
     verdict = Verdict(torch.tensor([[0]]), torch.tensor([0]), state.root[0])
+    hooks = Hooks({"drafter": drafter}, phases=("propose",))
     began = time.perf_counter()
-    if hasattr(drafter, "commit_state"):
-        drafter.commit_state(state, tree, verdict)
+    hooks.commit_state(state, tree, verdict)
     return answers, time.perf_counter() - began
 
 

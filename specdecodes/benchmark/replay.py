@@ -83,7 +83,8 @@ def replay(
     """Replay greedy answers.
 
     Args:
-        drafter: one that needs no target (an index such as ``ngram``).
+        drafter: one that needs no target (an index such as ``ngram``) and does not learn from its scores, which are
+            made up here.
         tree: a tree builder, or the spec of a static shape such as "3,2.1,2.1,3".
         pairs: token ids of prompts and of their greedy answers; the first token of an answer belongs to no step.
 

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 class Cascade(CompositeDrafter):
     """Draft with ``first`` at every node where it has a candidate, else with ``second``.
 
-    Both are drafters by name. With an index first and a model second the model runs only where the index finds nothing;
-    after steps without it, it catches up on all that was accepted meanwhile in one forward.
+    Both are drafters by name. With an index first and a model second the model runs only where the index finds nothing
+    (``ngram`` with a table always finds something); after steps without it, it catches up on all that was accepted
+    meanwhile in one forward.
     """
 
-    def __init__(self, context: Context, *, first: str = "ngram", second: str = "model") -> None:
+    def __init__(self, context: Context, *, first: str = "suffix", second: str = "model") -> None:
         super().__init__(context, (first, second))
 
     def combine(self, parts: Sequence[PartProposal]) -> CascadeProposal:

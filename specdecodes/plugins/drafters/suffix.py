@@ -33,12 +33,13 @@ class Suffix(IndexDrafter):
     """Draft what most often followed the longest match in prompt, output and an optional corpus; no model.
 
     A suffix automaton per request, extended as tokens are committed: matches of any length. The candidates of a node
-    are the continuations of its longest match by frequency, backed off to shorter ones while they
-    are too few (:func:`back_off`; scoring by frequency: SuffixDecoding, Oliaro et al. 2024, arXiv 2411.04975).
+    are the continuations of its longest match by frequency, backed off to shorter ones while they are too few
+    (:func:`back_off`; scoring by frequency: SuffixDecoding, Oliaro et al. 2024, arXiv 2411.04975).
 
-    ``corpus``: a text or JSONL file (see :func:`read_corpus`), read once and kept across requests; "answers" remembers
-    the answers of this decoder instead; "" is none. Of two matches, in the request and in the corpus, the longer one
-    comes first. ``prior``: weight of a shorter match against a longer one.
+    ``corpus``: a text or JSONL file (see :func:`read_corpus`), read once and kept across requests, at half a kilobyte
+    per token (large ones are for ``rest``); "answers" remembers the answers of this decoder instead; "" is none. Of two
+    matches, in the request and in the corpus, the longer one comes first. ``prior``: weight of a shorter match against
+    a longer one.
 
     An index on the host: about 4 us per token taken in, 2 us per question of one slot.
     """
@@ -108,6 +109,7 @@ class SuffixIndex:
         self._own = SuffixAutomaton()
         self._corpus = corpus
         self._prior = prior
+        self._there = corpus.automaton if corpus is not None else None
         self._match = (0, 0)  # in the corpus
 
     @property
@@ -118,16 +120,18 @@ class SuffixIndex:
     @property
     def root(self) -> Match:
         """See :class:`Index`."""
-        if self._corpus is not None:
-            self._match = self._corpus.automaton.settle(*self._match)
         return *self._own.root, *self._match
 
     def extend(self, tokens: Sequence[int]) -> None:
-        """See :class:`Index`."""
+        """See :class:`Index`; the corpus may have grown or been built anew since the last time."""
         self._own.extend(tokens)
-        if self._corpus is not None:
-            for token in tokens:
-                self._match = self._corpus.automaton.step(*self._match, token)
+        if self._corpus is None:
+            return
+        there = self._corpus.automaton
+        self._match = there.settle(*self._match) if there is self._there else (0, 0)
+        self._there = there
+        for token in tokens:
+            self._match = there.step(*self._match, token)
 
     def child(self, node: Match, token: int) -> Match:
         """See :class:`Index`."""

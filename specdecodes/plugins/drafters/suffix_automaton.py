@@ -24,9 +24,9 @@ Counts. count(q) = |endpos(q)|: how often each member of q occurs. One more toke
 to all states along its links, and to no other. Walking there takes as many steps as the text has different classes of
 suffixes: few in prose, but n where it repeats one token, O(n^2) in all. Only short contexts need counts: what follows
 a string of 65 tokens is hardly ever in doubt. So ``_tail`` follows the state of the text's last ``max_context + 1``
-tokens (one transition, at most one link, and the clone if its state is split), and the walk starts there: at most
-``max_context + 1`` steps a token, and exact for every string of up to that length. A clone starts with the count of
-the state that it was split from, which is exact, since splitting adds no place.
+tokens (one transition and at most one link; if its state is split, the clone has the same transition), and the walk
+starts there: at most ``max_context + 1`` steps a token, and exact for every string of up to that length. A clone
+starts with the count of the state that it was split from, which is exact, since splitting adds no place.
 """
 
 from __future__ import annotations
@@ -101,8 +101,6 @@ class SuffixAutomaton:
         while at >= 0 and following[at].get(token) == found:
             following[at][token] = clone
             at = links[at]
-        if self._tail == found and min(self.size - 1, self._counted) <= lengths[clone]:
-            self._tail = clone
         return clone
 
     @property

@@ -184,7 +184,7 @@ def test_parts_get_their_settings_and_no_drafter_holds_itself():
     assert isinstance(first, Ngram) and first.max_order == 2
     assert isinstance(second, ModelDrafter) and second.runner.max_slots == 9
     with pytest.raises(ValueError, match="unknown setting 'max_orders'; did you mean 'max_order'"):
-        load(target, draft, propose="cascade", max_orders=2)
+        load(target, draft, propose="cascade", first="ngram", max_orders=2)
     with pytest.raises(ValueError, match=r"drafter 'merge': expected parts other than itself, got .*'cascade' > "):
         load(target, draft, propose="merge", drafters="ngram,cascade", second="merge")
     nested = load(target, draft, propose="merge", drafters="suffix,cascade")
@@ -195,7 +195,7 @@ def test_parts_get_their_settings_and_no_drafter_holds_itself():
 
 def test_the_contract_and_what_goes_through_it():
     check_drafter(Cascade)
-    check_drafter(Cascade, first="suffix")
+    check_drafter(Cascade, first="ngram")
     check_drafter(Cascade, first="model", second="ngram")
     check_drafter(Merge)
     check_drafter(Merge, drafters="ngram,suffix,model", weights="1,1,4")
@@ -267,7 +267,7 @@ def accept(drafter, state, tokens, slots, bonus):
     "settings",
     [
         dict(propose="cascade"),
-        dict(propose="cascade", first="suffix"),
+        dict(propose="cascade", first="ngram"),
         dict(propose="merge"),
         dict(propose="merge", drafters="suffix,model,ngram"),
     ],

@@ -102,6 +102,21 @@ def test_old_answers_are_forgotten(monkeypatch):
     assert candidates(drafter, [1]) == [3], "the newest answer is kept, however long"
 
 
+def test_a_generation_under_way_survives_that_its_corpus_is_built_anew(monkeypatch):
+    monkeypatch.setattr(suffix, "MAX_ANSWERS", 40)
+    drafter = Suffix(context(VOCAB, Words()), corpus="answers")
+    remembered(drafter, *[[1, 2, 3, 4]] * 7)
+    under_way = state_of([1, 2, 3])
+    assert found_at(drafter.propose(under_way), 0) == [4]
+    for number in range(30):
+        remembered(drafter, [2, 5, number % 5, 0])
+        grow(under_way, 0, [2])
+        proposal = drafter.propose(under_way)
+        assert found_at(proposal, 0)[0] in (2, 3, 5)
+        proposal.topk(proposal.expand(slots_of(0), slots_of(5)), 3)
+    assert 3 not in found_at(drafter.propose(state_of([0, 2])), 0), "forgotten"
+
+
 def test_a_context_in_the_corpus_counts_its_most_frequent_continuations():
     corpus = Corpus()
     for token in range(2, 100):
