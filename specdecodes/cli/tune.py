@@ -122,11 +122,15 @@ def print_tuned(tuned: Tuned, console: Console) -> None:
             each.draft or "-",
             str(each.nodes),
             f"{each.cost:.2f}",
-            f"{each.predicted_tau:.2f}",
+            _number(each.predicted_tau),
             f"{each.tau:.2f}",
-            f"{each.predicted:.2f}",
+            _number(each.predicted),
             f"{each.speedup:.2f}{spread}",
         )
     console.print(table)
     console.print(Text("step cost in plain steps; tau: tokens per step, bonus included; measured on held-out prompts."))
     console.print(Text(tuned.sentence, style="bold"))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -64,7 +64,8 @@ class Candidate:
 
     Attributes:
         draft, mode, settings: as for :func:`specdecodes.load`. name: for people, such as "a chain of 3".
-        cost: of a step, in plain steps. predicted_tau: on the prompts that the shape was chosen on.
+        predicted_cost: of a step, in plain steps. predicted_tau: on the prompts that the shape was chosen on. None for
+            trees whose shape changes from step to step.
         tau, speedup, interval: measured on other prompts; the interval is a bootstrap 95 % interval over prompts.
     """
 
@@ -73,16 +74,22 @@ class Candidate:
     settings: Mapping[str, Any]
     name: str
     nodes: int
-    cost: float
-    predicted_tau: float
+    predicted_cost: float | None
+    predicted_tau: float | None
     tau: float = 0.0
     speedup: float = 0.0
     interval: Interval | None = None
 
     @property
-    def predicted(self) -> float:
+    def predicted(self) -> float | None:
         """The predicted speed-up."""
-        return self.predicted_tau / self.cost
+        known = self.predicted_tau is not None and self.predicted_cost is not None
+        return self.predicted_tau / self.predicted_cost if known else None  # type: ignore[operator]
+
+    @property
+    def cost(self) -> float:
+        """The measured cost of a step, in plain steps."""
+        return self.tau / self.speedup
 
 
 @dataclass(frozen=True)
@@ -146,28 +153,29 @@ class Tuner:
             measured[name] = self._measurements(traces, costs[name])
             candidates += self._choose(draft, measured[name], traces)
         self.say(f"{len(candidates)} candidates on {len(held_out)} other prompts")
-        candidates = sorted(self._measure(candidates, held_out), key=lambda each: each.speedup, reverse=True)
+        candidates = sorted(
+            self._measure(candidates, held_out) if candidates else [], key=lambda each: each.speedup, reverse=True
+        )
         return Tuned(candidates, measured, costs, sentence_of(candidates))
 
     def recipe(self, tuned: Tuned, provenance: Mapping[str, Any]) -> Recipe:
         """The best candidate, or plain decoding where none is faster."""
-        best = tuned.candidates[0]
-        target = self.plain.target
+        best = next((each for each in tuned.candidates if each.speedup > 1), None)
+        name = _name_of(self.settings.drafts[0] if best is None else best.draft)
+        target, chosen = self.plain.target, tuned.measured[name]
         found = {
             "provenance": provenance,
             "candidates": [asdict(candidate) for candidate in tuned.candidates],
             "costs": {name: asdict(costs) for name, costs in tuned.costs.items()},
             "measurements": {name: asdict(measured) for name, measured in tuned.measured.items()},
         }
-        faster = best.speedup > 1
-        chosen = tuned.measured[_name_of(best.draft)]
         return Recipe(
             target=target_facts(target.model),
-            mode=best.mode if faster else "naive",
-            draft=best.draft if faster else None,
-            settings=best.settings if faster else {},
-            step_cost=best.cost if faster else 1.0,
-            tau=best.tau if faster else 1.0,
+            mode="naive" if best is None else best.mode,
+            draft=None if best is None else best.draft,
+            settings={} if best is None else best.settings,
+            step_cost=1.0 if best is None else best.cost,
+            tau=1.0 if best is None else best.tau,
             dtype=str(target.dtype).removeprefix("torch."),
             compile=self.settings.compile,
             sentence=tuned.sentence,
@@ -217,12 +225,18 @@ class Tuner:
         ).shape
 
     def _choose(self, draft: str | None, measured: Measurements, traces: Sequence[Trace]) -> Iterator[Candidate]:
-        """The best chain and the best tree by the dynamic programme; their tau by counting on the traces."""
+        """The best chain and the best tree by the dynamic programme, and trees as large that change with every step."""
+        best = None
         for max_children in (1, self.settings.width):
             shape = self._best(measured, max_children)
             if not shape.levels or (max_children > 1 and shape.is_chain):
                 continue
+            best = shape
             yield self._candidate(draft, shape, measured, traces)
+        if best is not None and not best.is_chain:
+            nodes = len(best.parents)
+            settings = {"max_nodes": nodes, "depth": best.depth, "topk": self.settings.width, "width": 2}
+            yield Candidate(draft, "dynamic", settings, f"the best {nodes} nodes of each step", nodes, None, None)
 
     def _candidate(
         self, draft: str | None, shape: TreeShape, measured: Measurements, traces: Sequence[Trace]
@@ -259,13 +273,9 @@ class Tuner:
 
 
 def sentence_of(candidates: Sequence[Candidate]) -> str:
-    """The choice in words; candidates come best first.
-
-    Raises:
-        ValueError: no candidate.
-    """
+    """The choice in words; candidates come best first."""
     if not candidates:
-        raise ValueError("tune: no chain and no tree is predicted to beat plain decoding here")
+        return "plain decoding is best here: no chain and no tree is predicted to be faster"
     best = candidates[0]
     if best.speedup <= 1:
         return f"plain decoding beats every tree here: the best, {_described(best)}, reaches {best.speedup:.2f}x"
