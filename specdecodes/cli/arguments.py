@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import transformers
@@ -17,6 +18,7 @@ from specdecodes.core.decoder import Decoder
 from specdecodes.core.load import load
 from specdecodes.core.sampling import SamplingParams
 from specdecodes.core.settings import SettingWarning
+from specdecodes.data import KNOWN
 
 logger = logging.getLogger("specdecodes")
 
@@ -75,6 +77,21 @@ def add_target_arguments(group: argparse._ArgumentGroup) -> None:
 def add_draft_argument(group: argparse._ArgumentGroup, **settings: Any) -> None:
     """Add ``draft``; ``settings`` go to ``add_argument``."""
     group.add_argument("--draft", "--model_draft", "-ssm", "--ssm-path", metavar="NAME", **settings)
+
+
+def add_text_arguments(
+    group: argparse._ArgumentGroup | argparse.ArgumentParser, flag: str, *, limit: int | None, **settings: Any
+) -> None:
+    """Add what names texts, see :func:`specdecodes.data.texts`: ``flag``, ``split``, ``field``, ``limit``.
+
+    Args:
+        flag: the source; ``settings`` go to its ``add_argument``. limit: the default.
+    """
+    group.add_argument(flag, metavar="NAME", help=f"a file, a folder or a data set: {', '.join(KNOWN)}", **settings)
+    group.add_argument("--split", metavar="NAME", help="of a data set on the hub (default: its usual one)")
+    group.add_argument("--field", metavar="NAME", help="where a JSON record holds its text (default: the usual names)")
+    many = "all" if limit is None else limit
+    group.add_argument("--limit", type=int, default=limit, metavar="N", help=f"read N texts (default: {many})")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -168,6 +185,18 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, str]:
             raise ValueError(f"--set: expected KEY=VALUE, got {pair!r}; for example --set depth=4")
         settings[key.strip()] = value.strip()
     return settings
+
+
+def check_out(path: Path) -> None:
+    """Refuse a place where ``--out`` cannot be written, before any work is done for it.
+
+    Raises:
+        ValueError: a folder, or a file in a folder that does not exist.
+    """
+    if path.is_dir():
+        raise ValueError(f"--out: expected a file, got the folder {str(path)!r}")
+    if not path.parent.is_dir():
+        raise ValueError(f"--out: expected a file in a folder that exists, got {str(path)!r}; make the folder first")
 
 
 def run_reporting_errors(function: Callable[[], int | None], prog: str = "specdecodes") -> int:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from specdecodes.cli.arguments import OneLineParser, run_reporting_errors
-from specdecodes.models.loading import load_tokenizer, tokenizer_fingerprint
-from specdecodes.plugins.drafters.corpus import read_corpus
+from specdecodes.cli.building import add_build_arguments, read
 from specdecodes.plugins.drafters.datastore import Datastore
 
 PROG = "specdecodes corpus"
 EXAMPLE = f"""\
-example:
-  {PROG} build --tokenizer embedded --corpus texts.jsonl --out texts.safetensors
-  specdecodes generate --draft rest --set datastore=texts.safetensors --prompt "Why is the sky blue?"
+examples:
+  {PROG} build --corpus notes.txt --out notes.safetensors
+  {PROG} build --target FOLDER --corpus answers.jsonl --field answer --out answers.safetensors
+  specdecodes generate --draft rest --set datastore=notes.safetensors --prompt "Why is the sky blue?"
 """
 
 
@@ -32,13 +31,7 @@ def parser() -> OneLineParser:
         description="Index texts, so that the drafter 'rest' finds what followed a context in them.",
         epilog=EXAMPLE,
     )
-    made.add_argument("action", choices=["build"], help="make a datastore")
-    made.add_argument(
-        "--tokenizer", required=True, metavar="NAME", help="the target's: a folder, a hub id or 'embedded'"
-    )
-    made.add_argument("--corpus", required=True, metavar="FILE", help="a text or JSONL file, a folder, or a data set")
-    made.add_argument("--field", metavar="NAME", help="of a JSONL record, what is its text (default: the usual names)")
-    made.add_argument("--out", required=True, type=Path, metavar="FILE", help="the datastore to write")
+    add_build_arguments(made, makes="index a corpus and write the datastore", out="the datastore (safetensors)")
     return made
 
 
@@ -46,13 +39,10 @@ def run(args: argparse.Namespace) -> None:
     """Read, index, write.
 
     Raises:
-        ValueError: a tokenizer or a corpus that cannot be read, or a corpus without text.
+        ValueError: see :func:`specdecodes.cli.building.read`.
     """
     began = time.perf_counter()
-    tokenizer = load_tokenizer(None, args.tokenizer)
-    documents = read_corpus(args.corpus, tokenizer, args.field)
-    store = Datastore.build(documents, max(tokenizer.get_vocab().values()) + 1, tokenizer_fingerprint(tokenizer))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    store.save(args.out)
+    corpus = read(args)
+    Datastore.build(*corpus).save(args.out)
     size = args.out.stat().st_size / 1e6
-    print(f"{args.out}: {store.size} tokens, {size:.1f} MB, {time.perf_counter() - began:.1f} s")
+    print(f"{args.out}: {corpus.size} indexed, {size:.1f} MB, {time.perf_counter() - began:.1f} s")

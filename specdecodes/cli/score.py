@@ -20,9 +20,9 @@ from specdecodes.cli.arguments import (
     OneLineParser,
     add_draft_argument,
     add_target_arguments,
+    add_text_arguments,
     run_reporting_errors,
 )
-from specdecodes.data import KNOWN
 from specdecodes.models.loading import parse_device
 
 PROG = "specdecodes score"
@@ -58,11 +58,9 @@ def parser() -> OneLineParser:
     add_target_arguments(group)
     again = "; may be repeated (default: those of the embedded target)"
     add_draft_argument(group, action="append", default=[], help=DRAFT_HELP + again)
-    add = made.add_argument_group("texts").add_argument
-    add("--dataset", default="embedded", metavar="NAME", help=f"{', '.join(KNOWN)}, a file or a folder")
-    add("--split", metavar="NAME", help="of a data set on the hub")
-    add("--field", metavar="NAME", help="the field of a record that is its text")
-    add("--limit", type=int, default=24, metavar="N", help="texts (default: 24)")
+    group = made.add_argument_group("texts")
+    add_text_arguments(group, "--dataset", limit=24, default="embedded")
+    add = group.add_argument
     add(
         "--on",
         choices=ON,

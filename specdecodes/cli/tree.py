@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from specdecodes.benchmark.journal import replace
-from specdecodes.cli.arguments import OneLineParser, run_reporting_errors
+from specdecodes.cli.arguments import OneLineParser, check_out, run_reporting_errors
 from specdecodes.core.parents import depths_of, ranks_of
 from specdecodes.pictures.layout import Label, Picture, lay_out
 from specdecodes.pictures.png import png_bytes
@@ -59,8 +59,7 @@ def show(args: argparse.Namespace) -> None:
     written = FORMATS.get(args.out.suffix.lower())
     if written is None:
         raise ValueError(f"--out: expected a file name ending in {' or '.join(FORMATS)}, got {str(args.out)!r}")
-    if not args.out.parent.is_dir():
-        raise ValueError(f"--out: expected a file in a folder that exists, got {str(args.out)!r}; make the folder")
+    check_out(args.out)
     replace(args.out, [written(picture_of(parents), summary(parents))])
 
 

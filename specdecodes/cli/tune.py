@@ -18,10 +18,12 @@ from specdecodes.cli.arguments import (
     add_draft_argument,
     add_sampling_arguments,
     add_target_arguments,
+    add_text_arguments,
+    check_out,
     run_reporting_errors,
     sampling_from,
 )
-from specdecodes.data import KNOWN, texts
+from specdecodes.data import texts
 from specdecodes.tuning.tuner import Tuned, Tuner, TuneSettings
 
 PROG = "specdecodes tune"
@@ -51,12 +53,9 @@ def parser() -> OneLineParser:
     again = "; may be repeated, all are tried (default: the mode's own)"
     add_draft_argument(group, action="append", default=[], help=DRAFT_HELP + again)
     group.add_argument("--compile", "--cg", action="store_true", help="tune compiled decoding; each size is compiled")
-    add = made.add_argument_group("prompts").add_argument
-    add("--dataset", default="embedded", metavar="NAME", help=f"{', '.join(KNOWN)}, a file or a folder")
-    add("--split", metavar="NAME", help="of a data set on the hub")
-    add("--field", metavar="NAME", help="the field of a record that is its text")
-    add("--limit", type=int, default=24, metavar="N", help="prompts; every other one is held out (default: 24)")
-    add("--prompt-tokens", type=int, default=256, metavar="N", help="cut longer prompts (default: 256)")
+    group = made.add_argument_group("prompts (every other one is held out)")
+    add_text_arguments(group, "--dataset", limit=24, default="embedded")
+    group.add_argument("--prompt-tokens", type=int, default=256, metavar="N", help="cut longer prompts (default: 256)")
     add_sampling_arguments(made)
     made.set_defaults(max_new_tokens=96)
     add = made.add_argument_group("trees").add_argument
@@ -82,8 +81,7 @@ def run(args: argparse.Namespace, arguments: Sequence[str]) -> None:
         sampling=sampling,
         **{name: getattr(args, name) for name in _SAME},
     )
-    if not args.out.parent.is_dir():
-        raise ValueError(f"out: expected a file in a folder that exists, got {str(args.out)!r}; make the folder first")
+    check_out(args.out)
     if args.limit < 4:
         raise ValueError(f"limit: expected at least 4 prompts, half of them held out, got {args.limit}")
     asked = list(texts(args.dataset, split=args.split, field=args.field, limit=args.limit, first_turn=True))

@@ -1,14 +1,12 @@
 """Bigram tables: which tokens most often follow a token, counted once over a corpus.
 
 The file (safetensors, no pickle) holds ``followers`` [V, K], int32: row t has the K tokens that most often follow t,
-most frequent first, padded with -1. Metadata: format, version, vocab_size, tokenizer (see :func:`fingerprint`),
+most frequent first, padded with -1. Metadata: format, version, vocab_size, tokenizer (its fingerprint),
 tokens (how many were counted).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from safetensors.numpy import save
 
 from specdecodes import assets
 from specdecodes.benchmark.journal import replace
+from specdecodes.models.loading import tokenizer_fingerprint
 from specdecodes.plugins.drafters.ngram_counts import count
 from specdecodes.plugins.drafters.ngram_table import NgramTable
 
@@ -49,12 +48,12 @@ class BigramTable:
 
     @classmethod
     def build(
-        cls, documents: Iterable[Sequence[int] | Integers], vocab_size: int, *, top: int = 12, tokenizer: str = ""
+        cls, documents: Iterable[Sequence[int] | Integers], vocab_size: int, tokenizer: str = "", *, top: int = 12
     ) -> BigramTable:
         """Count ``documents`` (token ids below ``vocab_size``); no pair crosses from one to the next.
 
         Args:
-            top: followers that a token keeps, K. tokenizer: fingerprint of what made the ids.
+            tokenizer: fingerprint of what made the ids. top: followers that a token keeps, K.
 
         Raises:
             ValueError: ``top`` below 1, an id out of range, no pair of tokens in the documents.
@@ -106,7 +105,6 @@ class BigramTable:
         """Write the file that :meth:`load` reads, replacing an earlier one in one go."""
         metadata = {"format": _FORMAT, "version": _VERSION, "tokenizer": self.tokenizer}
         metadata |= {"vocab_size": str(self.vocab_size), "tokens": str(self.tokens)}
-        path.parent.mkdir(parents=True, exist_ok=True)
         replace(path, [save({"followers": self.followers}, metadata)])
 
     @property
@@ -131,10 +129,10 @@ class BigramTable:
             ValueError: another tokenizer, or another vocabulary.
         """
         if tokenizer is not None and self.tokenizer:
-            if (own := fingerprint(tokenizer)) != self.tokenizer:
+            if tokenizer_fingerprint(tokenizer) != self.tokenizer:
                 raise ValueError(
-                    f"bigrams: expected a table that was counted with the target's tokenizer ({own}), got one of "
-                    f"another ({self.tokenizer}); {_MAKE}"
+                    "bigrams: expected a table that was counted with the target's tokenizer, got one of another "
+                    f"vocabulary; {_MAKE} --target naming this one"
                 )
         elif self.vocab_size != vocab_size:
             raise ValueError(
@@ -170,12 +168,6 @@ def bigrams_of(context: Context, named: str | Path | BigramTable | None) -> Bigr
     table = named if isinstance(named, BigramTable) else BigramTable.load(named)
     table.check_fits(tokenizer, target.vocab_size)
     return table
-
-
-def fingerprint(tokenizer: Any) -> str:  # noqa: ANN401 - tokenizers have no common base
-    """What tells one vocabulary from another: a hash of every id with its token."""
-    tokens = sorted((index, token) for token, index in tokenizer.get_vocab().items())
-    return "sha256 " + hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:16]
 
 
 def _ranked(owner: Integers, successors: Integers, vocab_size: int, top: int) -> Integers:

@@ -21,9 +21,10 @@ def corpus(tmp_path):
 
 def test_a_corpus_becomes_a_datastore_that_is_drafted_from(pair, corpus, tmp_path, capsys):
     out = tmp_path / "new" / "store.safetensors"
-    assert main(["corpus", "build", "--tokenizer", pair.target, "--corpus", str(corpus), "--out", str(out)]) == 0
+    out.parent.mkdir()
+    assert main(["corpus", "build", "--target", pair.target, "--corpus", str(corpus), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith(f"{out}: 21 tokens,") and printed.count("\n") == 1
+    assert printed.startswith(f"{out}: 17 tokens of 3 texts indexed, ") and printed.count("\n") == 1
     assert [file.name for file in out.parent.iterdir()] == [out.name]
     decoder = load(pair.target, mode="sd", propose="rest", datastore=str(out))
     plain = load(pair.target, mode="naive")

@@ -58,7 +58,7 @@ class Datastore:
     starts: Integers
 
     @classmethod
-    def build(cls, documents: Iterable[Sequence[int]], vocab_size: int, tokenizer: str = "") -> Datastore:
+    def build(cls, documents: Iterable[Sequence[int] | Integers], vocab_size: int, tokenizer: str = "") -> Datastore:
         """Index ``documents`` (token ids). Needs about 60 bytes per token while it works.
 
         Raises:

@@ -53,7 +53,7 @@ class Rest(IndexDrafter):
         if context.tokenizer is not None and self.store.tokenizer not in ("", tokenizer_fingerprint(context.tokenizer)):
             raise ValueError(
                 "datastore: expected one built with the target's tokenizer, got one of another vocabulary; "
-                "build it again with --tokenizer naming the target"
+                "build it again with --target naming this one"
             )
 
     def index(self) -> Retrieval:

@@ -36,10 +36,10 @@ class Suffix(IndexDrafter):
     are the continuations of its longest match by frequency, backed off to shorter ones while they are too few
     (:func:`back_off`; scoring by frequency: SuffixDecoding, Oliaro et al. 2024, arXiv 2411.04975).
 
-    ``corpus``: a text or JSONL file (see :func:`read_corpus`), read once and kept across requests, at half a kilobyte
-    per token (large ones are for ``rest``); "answers" remembers the answers of this decoder instead; "" is none. Of two
-    matches, in the request and in the corpus, the longer one comes first. ``prior``: weight of a shorter match against
-    a longer one.
+    ``corpus``: a file, a folder or a data set (see :func:`read_corpus`), read once and kept across requests, at half a
+    kilobyte per token (large ones are for ``rest``); "answers" remembers the answers of this decoder instead; "" is
+    none. Of two matches, in the request and in the corpus, the longer one comes first. ``prior``: weight of a shorter
+    match against a longer one.
 
     An index on the host: about 4 us per token taken in, 2 us per question of one slot.
     """

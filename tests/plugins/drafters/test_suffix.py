@@ -153,7 +153,7 @@ def test_bad_corpora_are_refused(tmp_path):
     empty.write_text(" \n\n")
     with pytest.raises(ValueError, match="expected at least one text, got none"):
         Suffix(context(VOCAB, Words()), corpus=str(empty))
-    with pytest.raises(ValueError, match="corpus: expected a target with a tokenizer, got none"):
+    with pytest.raises(ValueError, match="tokenizer: expected one beside the target, got none"):
         Suffix(context(VOCAB), corpus=str(empty))
 
 
