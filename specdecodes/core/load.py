@@ -91,7 +91,7 @@ def load(
     greedy = _assemble("greedy", verifiers["greedy"], roles)
     sampling = _assemble("sampling", verifiers["sampling"], roles)
     if isinstance(greedy, str) and isinstance(sampling, str):
-        raise ValueError(f"mode {mode!r}: {greedy}")
+        raise ValueError(f"mode {mode!r}: {'; '.join(dict.fromkeys([greedy, sampling]))}")
     return Decoder(runner, context.tokenizer, mode, greedy, sampling)
 
 
@@ -202,7 +202,10 @@ def _fit(kind: str, verifier: Any, builder: Any, drafter: Any) -> str:  # noqa: 
     if builder.needs_marginals and not getattr(drafter, "has_marginals", False):
         return "the tree builder needs per-depth marginals, which this drafter does not have"
     wanted = ("none",) if kind == "greedy" else verifier.draws
-    for draws in wanted:
-        if draws in builder.draws and (draws == "none" or drafter.has_probs):
-            return str(draws)
+    fitting = [str(draws) for draws in wanted if draws in builder.draws]
+    for draws in fitting:
+        if draws == "none" or drafter.has_probs:
+            return draws
+    if fitting:
+        return "the tree builder draws from the draft's probabilities, which this drafter does not have"
     return f"it judges children drawn as {' or '.join(wanted)}, the tree builder gives {' or '.join(builder.draws)}"
