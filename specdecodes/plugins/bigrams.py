@@ -7,27 +7,25 @@ tokens (how many were counted).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from specdecodes import assets
-from specdecodes.benchmark.journal import replace
 from specdecodes.models.loading import tokenizer_fingerprint
+from specdecodes.plugins.array_file import ArrayFile, Arrays
 from specdecodes.plugins.drafters.ngram_counts import count
 from specdecodes.plugins.drafters.ngram_table import NgramTable
 
 if TYPE_CHECKING:
     from specdecodes.plugin import Context
 
-_FORMAT, _VERSION = "specdecodes.bigrams", "1"
 _MAKE = "make one with 'specdecodes bigrams build'"
+_FILE = ArrayFile("bigrams", "specdecodes.bigrams", "1", _MAKE)
 
 Integers = NDArray[Any]
 
@@ -81,31 +79,18 @@ class BigramTable:
         Raises:
             ValueError: no such file, a pickle or something else that is no table, a damaged one.
         """
-        if not Path(path).is_file():
-            raise ValueError(f"bigrams: expected a file, got {str(path)!r}, which is none; {_MAKE}")
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except (SafetensorError, OSError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"bigrams: {path}: expected a safetensors file, got something else or a damaged one ({error}); {_MAKE}"
-            ) from error
-        if (metadata.get("format"), metadata.get("version")) != (_FORMAT, _VERSION):
-            got = f"format {metadata.get('format')!r}, version {metadata.get('version')!r}"
-            raise ValueError(f"bigrams: {path}: expected format {_FORMAT!r}, version {_VERSION!r}, got {got}; {_MAKE}")
-        try:
-            table = cls(tensors["followers"], metadata["tokenizer"], int(metadata["tokens"]))
+
+        def make(metadata: Mapping[str, str], arrays: Arrays) -> BigramTable:
+            table = cls(arrays["followers"], metadata["tokenizer"], int(metadata["tokens"]))
             table._check(int(metadata["vocab_size"]))
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"bigrams: {path}: damaged ({error}); {_MAKE}") from error
-        return table
+            return table
+
+        return _FILE.read(path, make)
 
     def save(self, path: Path) -> None:
         """Write the file that :meth:`load` reads, replacing an earlier one in one go."""
-        metadata = {"format": _FORMAT, "version": _VERSION, "tokenizer": self.tokenizer}
-        metadata |= {"vocab_size": str(self.vocab_size), "tokens": str(self.tokens)}
-        replace(path, [save({"followers": self.followers}, metadata)])
+        metadata = {"tokenizer": self.tokenizer, "vocab_size": str(self.vocab_size), "tokens": str(self.tokens)}
+        _FILE.write(path, {"followers": self.followers}, metadata)
 
     @property
     def vocab_size(self) -> int:

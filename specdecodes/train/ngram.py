@@ -46,9 +46,7 @@ def build_table(
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
     table = NgramTable.build(ids, vocab_size, max_bytes=max_bytes)
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(output.name + ".partial")
-    table.save(partial)
-    partial.replace(output)
+    table.save(output)
     return {
         "documents": len(documents),
         "answers": len(answers),

@@ -66,4 +66,4 @@ def test_a_datastore_of_another_tokenizer_is_refused(pair, corpus, tmp_path, cap
     line = generate_refused("--propose", "rest", "--set", f"datastore={out}")
     assert line.startswith("datastore: expected ids below 48 (the target's vocabulary), got 4096")
     line = generate_refused("--propose", "rest")
-    assert line == "datastore: expected a file made by 'specdecodes corpus build', got none; name one"
+    assert line == "datastore: expected a file, got none; make one with 'specdecodes corpus build'"

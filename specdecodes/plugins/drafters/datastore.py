@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,15 +31,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from specdecodes.benchmark.journal import replace
+from specdecodes.plugins.array_file import ArrayFile, Arrays
 
 Integers = NDArray[Any]
 
-_FORMAT, _VERSION = "specdecodes.datastore", "1"
-_TENSORS = ("ranks", "starts")
+_FILE = ArrayFile("datastore", "specdecodes.datastore", "1", "make one with 'specdecodes corpus build'")
 _MAX_TOKENS = 2**31 - 1
 
 
@@ -86,32 +83,18 @@ class Datastore:
         Raises:
             ValueError: no such file, not a datastore, or damaged.
         """
-        if not Path(path).is_file():
-            raise ValueError(
-                f"datastore: expected a file made by 'specdecodes corpus build', got {str(path)!r}, which is none"
-            )
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except (SafetensorError, OSError, TypeError, ValueError) as error:
-            raise ValueError(f"datastore {path}: expected a safetensors file, got {error}") from error
-        if (metadata.get("format"), metadata.get("version")) != (_FORMAT, _VERSION):
-            got = f"format {metadata.get('format')!r}, version {metadata.get('version')!r}"
-            raise ValueError(f"datastore {path}: expected format {_FORMAT!r}, version {_VERSION!r}, got {got}")
-        try:
-            store = cls(int(metadata["vocab_size"]), metadata["tokenizer"], *(tensors[name] for name in _TENSORS))
+
+        def make(metadata: Mapping[str, str], arrays: Arrays) -> Datastore:
+            store = cls(int(metadata["vocab_size"]), metadata["tokenizer"], arrays["ranks"], arrays["starts"])
             store._check()
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"datastore {path}: damaged ({error}); build it again") from error
-        return store
+            return store
+
+        return _FILE.read(path, make)
 
     def save(self, path: str | Path) -> None:
         """Write the file that :meth:`load` reads, atomically."""
-        metadata = {"format": _FORMAT, "version": _VERSION}
-        metadata |= {"vocab_size": str(self.vocab_size), "tokenizer": self.tokenizer}
-        tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _TENSORS}
-        replace(Path(path), [save(tensors, metadata)])
+        metadata = {"vocab_size": str(self.vocab_size), "tokenizer": self.tokenizer}
+        _FILE.write(path, {"ranks": self.ranks, "starts": self.starts}, metadata)
 
     @property
     def size(self) -> int:

@@ -16,7 +16,7 @@ orders (N1,N2,...).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,9 +24,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from specdecodes.plugins.array_file import ArrayFile, Arrays
 from specdecodes.plugins.drafters.ngram_counts import count, smallest, trim
 
 KEY_BITS = 21
@@ -37,8 +36,8 @@ MAX_ORDER = 3
 
 MAX_VOCAB = 2**KEY_BITS - 1
 
-_FORMAT, _VERSION = "specdecodes.ngram_table", "1"
-_TENSORS = ("context_tokens", "num_extensions", "num_successors", "successors", "probabilities")
+_FILE = ArrayFile("n-gram table", "specdecodes.ngram_table", "1", "make one with 'specdecodes train ngram'")
+_ARRAYS = ("context_tokens", "num_extensions", "num_successors", "successors", "probabilities")
 _LEVELS = 16.0  # quantisation steps per factor of e
 _HEADER = 1024  # bytes; metadata and alignment take no more
 
@@ -123,35 +122,26 @@ class NgramTable:
         Raises:
             ValueError: no such file, not a table, damaged, or made for a vocabulary of another size.
         """
-        if not Path(path).is_file():
-            raise ValueError(f"n-gram table: expected a file, got {str(path)!r}, which is none; check the path")
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except (SafetensorError, OSError, TypeError, ValueError) as error:
-            raise ValueError(f"n-gram table {path}: expected a safetensors file, got {error}") from error
-        if (metadata.get("format"), metadata.get("version")) != (_FORMAT, _VERSION):
-            got = f"format {metadata.get('format')!r}, version {metadata.get('version')!r}"
-            raise ValueError(f"n-gram table {path}: expected format {_FORMAT!r}, version {_VERSION!r}, got {got}")
-        try:
+
+        def make(metadata: Mapping[str, str], arrays: Arrays) -> NgramTable:
             orders = tuple(int(count) for count in metadata["orders"].split(","))
-            table = cls(int(metadata["vocab_size"]), orders, *(tensors[name] for name in _TENSORS))
+            table = cls(int(metadata["vocab_size"]), orders, *(arrays[name] for name in _ARRAYS))
             table._check()
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"n-gram table {path}: damaged ({error}); make it again") from error
+            return table
+
+        table = _FILE.read(path, make)
         if vocab_size is not None and table.vocab_size != vocab_size:
             raise ValueError(
-                f"n-gram table {path}: expected a vocabulary of {vocab_size} (the target's), got {table.vocab_size}; "
+                f"n-gram table: {path}: expected a vocabulary of {vocab_size} (the target's), got {table.vocab_size}; "
                 "use a table that was counted with the target's tokenizer"
             )
         return table
 
     def save(self, path: str | Path) -> None:
-        """Write the file that :meth:`load` reads."""
+        """Write the file that :meth:`load` reads, replacing an earlier one in one go."""
         orders = ",".join(str(count) for count in self.orders)
-        metadata = {"format": _FORMAT, "version": _VERSION, "vocab_size": str(self.vocab_size), "orders": orders}
-        save_file({name: np.ascontiguousarray(getattr(self, name)) for name in _TENSORS}, path, metadata)
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        _FILE.write(path, arrays, {"vocab_size": str(self.vocab_size), "orders": orders})
 
     @cached_property
     def lookup(self) -> Lookup:
@@ -177,7 +167,7 @@ class NgramTable:
         """Raise ValueError where the arrays contradict each other."""
         contexts, inner = sum(self.orders), sum(self.orders[:-1])
         wanted = (contexts, inner, contexts, len(self.successors), len(self.successors))
-        for name, length in zip(_TENSORS, wanted, strict=True):
+        for name, length in zip(_ARRAYS, wanted, strict=True):
             array = getattr(self, name)
             if array.dtype.kind != "u" or array.shape != (length,):
                 raise ValueError(f"{name}: expected {length} unsigned integers, got {array.dtype} {array.shape}")

@@ -42,7 +42,7 @@ class Rest(IndexDrafter):
         if not prior > 0:
             raise ValueError(f"prior: expected a number above 0, got {prior}")
         if datastore == "":
-            raise ValueError("datastore: expected a file made by 'specdecodes corpus build', got none; name one")
+            raise ValueError("datastore: expected a file, got none; make one with 'specdecodes corpus build'")
         self.prior = float(prior)
         self.store = datastore if isinstance(datastore, Datastore) else Datastore.load(datastore)
         if self.store.vocab_size > context.target.vocab_size:

@@ -144,7 +144,9 @@ def test_ids_outside_the_vocabulary_are_refused(token):
 def test_files_that_are_no_datastores_are_refused(tmp_path):
     path = tmp_path / "store.safetensors"
     for wrong in (tmp_path / "missing", tmp_path):
-        with pytest.raises(ValueError, match="datastore: expected a file made by 'specdecodes corpus build', got"):
+        with pytest.raises(
+            ValueError, match=r"datastore: expected a file, got .*; make one with 'specdecodes corpus build'"
+        ):
             Datastore.load(wrong)
     path.write_bytes(b"text")
     with pytest.raises(ValueError, match="expected a safetensors file"):
@@ -163,7 +165,7 @@ def test_damaged_files_are_refused(tmp_path, name):
     for change in (whole[name][:-1], whole[name].astype(np.int16), None):
         tensors = {key: value for key, value in whole.items() if key != name}
         save_file(tensors if change is None else {**tensors, name: change}, path, metadata)
-        with pytest.raises(ValueError, match=r"damaged .*; build it again"):
+        with pytest.raises(ValueError, match=r"damaged .*; make one with"):
             Datastore.load(path)
     save_file({**whole, name: np.ones_like(whole[name])}, path, metadata)
     with pytest.raises(ValueError, match=f"damaged .*{name}"):
@@ -183,7 +185,9 @@ def test_a_datastore_of_another_tokenizer_is_refused():
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(ValueError, match="datastore: expected a file made by 'specdecodes corpus build', got none"):
+    with pytest.raises(
+        ValueError, match="datastore: expected a file, got none; make one with 'specdecodes corpus build'"
+    ):
         Rest(context(VOCAB))
     with pytest.raises(ValueError, match="prior: expected a number above 0, got 0"):
         Rest(context(VOCAB), datastore=Datastore.build([[1]], VOCAB), prior=0.0)
