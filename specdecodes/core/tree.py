@@ -6,6 +6,7 @@ n slots asked about at once, K children per node.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -37,6 +38,21 @@ class Proposal(Protocol):
 
     def expand(self, slots: Tensor, tokens: Tensor) -> Tensor:
         """Run ``tokens`` [B, n] as children of ``slots`` [B, n]; returns their new slots [B, n]."""
+
+
+@runtime_checkable
+class HostProposal(Protocol):
+    """A proposal that looks candidates up on the host, one slot at a time and without running anything.
+
+    A builder that decides on the host what to ask next need not ask a :class:`Proposal` that is also one of these
+    level by level.
+    """
+
+    def candidates(self, row: int, slot: int, k: int) -> Sequence[tuple[int, float]]:
+        """At most ``k`` (token, probability above 0) at ``slot`` of a row, best first."""
+
+    def enter(self, row: int, slot: int, token: int) -> int:
+        """The new slot of ``token`` below ``slot``."""
 
 
 @dataclass(frozen=True, eq=False)

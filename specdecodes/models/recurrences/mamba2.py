@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from specdecodes.kernels.causal_conv.naive import activate, path_conv, sequence_conv, tree_conv, window_conv
@@ -26,6 +27,10 @@ from specdecodes.kernels.mamba2_scan.naive import (
 
 NO_LIMIT = (0.0, float("inf"))
 """Bounds of a step size in stock one-token steps, and therefore in everything but prefill (see ``SequencePass``)."""
+
+
+PATH_BLOCK = 4
+"""Paths are padded to multiples of so many nodes before a jump."""
 
 
 @dataclass
@@ -136,7 +141,9 @@ class Mamba2Stack:
         Args:
             inputs: raw conv inputs that scoring kept, [layers, B, T, C]; dt: raw step sizes [layers, B, T, H].
         """
-        self._jump(inputs, dt, path)
+        # A compiled jump is one graph per length: trees that change with every step get few of them.
+        missing = -path.shape[1] % PATH_BLOCK
+        self._jump(inputs, dt, F.pad(path, (0, missing), value=-1) if missing else path)
 
     def _move_along(self, inputs: Tensor, dt: Tensor, path: Tensor) -> None:
         valid = path >= 0

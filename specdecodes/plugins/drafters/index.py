@@ -105,6 +105,16 @@ class IndexProposal:
         shape = (*slots.shape, k)
         return self._tensor(tokens, np.int64, shape), self._tensor(logq, np.float32, shape)
 
+    def candidates(self, row: int, slot: int, k: int) -> Sequence[tuple[int, float]]:
+        """See :meth:`HostProposal.candidates`."""
+        return self._indices[row].best(self._nodes[row][slot], k)
+
+    def enter(self, row: int, slot: int, token: int) -> int:
+        """See :meth:`HostProposal.enter`."""
+        nodes = self._nodes[row]
+        nodes.append(self._indices[row].child(nodes[slot], token))
+        return len(nodes) - 1
+
     def logq(self, slots: Tensor) -> Tensor:
         """There is no distribution over the vocabulary.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
+from itertools import count
+from math import log
 from typing import TYPE_CHECKING
 
-from specdecodes.core.tree import Proposal, Tree
+from specdecodes.core.tree import HostProposal, Proposal, Tree
 from specdecodes.hookspecs import hookimpl
 from specdecodes.plugins.trees.drafted import Drafted, assemble, check_positive, levels
 
@@ -20,7 +23,9 @@ class BestFirst:
     ``topk`` best children become candidates, down to ``depth``; the best ``max_nodes - 1`` of all candidates form the
     tree (EAGLE-2: Li et al., arXiv 2406.16858, section 4; OPT-Tree: Wang et al., arXiv 2406.17276). With a drafter
     that knew the target's probabilities this would be the largest expected number of accepted tokens. Drafting ends
-    early where no deeper node can be among the best any more; that changes nothing but the time.
+    early where no deeper node can be among the best any more; that changes nothing but the time. A drafter that looks
+    candidates up instead of running nodes (:class:`HostProposal`) is asked at the nodes that enter the tree alone, best
+    first, and ``width`` does not bind it.
 
     Children are chosen by score (``draws = none``). ``max_nodes`` counts the root; missing nodes are padding.
     """
@@ -44,6 +49,9 @@ class BestFirst:
     @hookimpl
     def build_tree(self, state: DecodeState, proposal: Proposal) -> Tree:
         """Draft until nothing better can come, then keep the best."""
+        if isinstance(proposal, HostProposal):
+            looked_up = [self._search(proposal, row, history[-1]) for row, history in enumerate(state.history)]
+            return assemble(state, looked_up, [range(len(row)) for row in looked_up], self.max_nodes)
         rows = [Drafted(history[-1], 0.0) for history in state.history]
         count = self.max_nodes - 1
         best: list[list[int]] = [[] for _ in rows]
@@ -52,6 +60,27 @@ class BestFirst:
             if all(_full(row, top, new, count) for row, top, new in zip(rows, best, level, strict=True)):
                 break
         return assemble(state, rows, [[0, *nodes] for nodes in best], self.max_nodes)
+
+    def _search(self, proposal: HostProposal, row: int, root: int) -> Drafted:
+        """Add paths, the most probable first."""
+        drafted = Drafted(root, 0.0)
+        # (minus the log-probability, order of arrival, parent, token)
+        heap: list[tuple[float, int, int, int]] = []
+        arrival, depths, node = count(), [0], 0
+        while True:
+            if depths[node] < self.max_depth:
+                score = drafted.scores[node]
+                for token, probability in proposal.candidates(row, drafted.slots[node], self.topk):
+                    heappush(heap, (max(-log(probability), 0.0) - score, next(arrival), node, token))
+            if not heap:
+                return drafted
+            negative, _, parent, token = heappop(heap)
+            node = len(drafted)
+            drafted.add(parent, token, -negative)
+            depths.append(depths[parent] + 1)
+            if len(drafted) == self.max_nodes:
+                return drafted
+            drafted.slots[node] = proposal.enter(row, drafted.slots[parent], token)
 
 
 def _full(row: Drafted, best: list[int], level: list[int], count: int) -> bool:

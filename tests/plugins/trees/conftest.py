@@ -48,7 +48,7 @@ def table(probabilities):
 def ask():
     """``ask(builder, probabilities or rule)``: the tree that it builds, and the proposal that it asked."""
 
-    def build(builder, draft, *, draws="none", rng=None, rows=1, candidates=None, depth=0):
+    def build(builder, draft, *, draws="none", rng=None, rows=1, candidates=None, depth=0, kind=Counting):
         rule = table(draft) if isinstance(draft, dict) else draft
         target = LiteralTarget(rule, VOCAB)
         prompts = torch.arange(rows)[:, None]
@@ -59,7 +59,7 @@ def ask():
         state.first(certain)
         if rng is not None:
             state.rng = rng
-        proposal = Counting(rule, state, candidates=candidates, depth=depth)
+        proposal = kind(rule, state, candidates=candidates, depth=depth)
         tree = builder.build_tree(state, proposal)
         Tree.checked(tree.tokens, tree.parents, tree.num_nodes, tree.slots, tree.logq, tree.draws, vocab_size=VOCAB)
         assert tree.shape == (rows, builder.max_nodes), "the number of nodes is fixed"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 
 import pytest
 import torch
 
 from specdecodes.plugins.trees.best_first import BestFirst
-from specdecodes.testing import check_tree_builder
+from specdecodes.testing import LiteralProposal, check_tree_builder
 from specdecodes.testing.toys import numbers
 
 DRAFT = {
@@ -149,3 +150,31 @@ def test_settings_below_one_are_refused(name):
 )
 def test_contract(settings):
     check_tree_builder(BestFirst, **settings)
+
+
+class LookedUp(LiteralProposal):
+    """The same distributions, looked up one by one; being asked level by level is an error."""
+
+    def candidates(self, row, slot, k):
+        assert row == 0
+        tokens, logq = super().topk(torch.tensor([[slot]]), k)
+        return [(t, math.exp(q)) for t, q in zip(tokens[0, 0].tolist(), logq[0, 0].tolist(), strict=True) if t >= 0]
+
+    def enter(self, row, slot, token):
+        assert row == 0
+        return int(super().expand(torch.tensor([[slot]]), torch.tensor([[token]])))
+
+    def topk(self, slots, k):
+        raise AssertionError("asked level by level")
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("max_nodes", [1, 2, 5, 12, 30])
+def test_what_is_looked_up_gives_the_same_paths_as_levels_of_any_width(ask, paths, max_nodes, seed):
+    def rule(prefix):
+        return torch.randn(8, generator=numbers(seed, *prefix[1:]), dtype=torch.float64).mul(2).log_softmax(-1)
+
+    levels, _ = ask(BestFirst(max_nodes=max_nodes, depth=3, topk=3, width=9), rule)
+    looked_up, proposal = ask(BestFirst(max_nodes=max_nodes, depth=3, topk=3, width=9), rule, kind=LookedUp)
+    assert sorted(paths(looked_up)) == sorted(paths(levels))
+    assert set(proposal.slots[0]) <= set(paths(levels)), "only what enters the tree is entered"
