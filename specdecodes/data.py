@@ -54,6 +54,8 @@ def texts(
     *,
     split: str | None = None,
     field: str | None = None,
+    start: int = 0,
+    end: int | None = None,
     limit: int | None = None,
     first_turn: bool = False,
 ) -> Iterator[str]:
@@ -67,7 +69,8 @@ def texts(
         split: of a set on the hub (None: the table's).
         field: the field of a record that is its text (None: the table's for a set, else the first of :data:`FIELDS`
             that the record has). A list of turns or of chat messages is joined by empty lines.
-        limit: so many texts at most. Texts without any visible character do not count and are left out.
+        start, end: those with these numbers, counted from 0, ``end`` excluded. limit: so many of them at most. Texts
+            without any visible character do not count and are left out.
         first_turn: of a list of turns only the first, which stands by itself; for prompts.
 
     Raises:
@@ -76,12 +79,27 @@ def texts(
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit: expected at least 1 text, got {limit}; leave it out to take all")
+    check_range(start, end)
     every = _texts(source, split, field, first_turn)
-    found = islice((text for text in every if text.strip()), limit)
+    found = islice(islice((text for text in every if text.strip()), start, end), limit)
     first = next(found, None)
     if first is None:
-        raise ValueError(f"dataset {source!r}: expected at least one text, got none; give a source that holds text")
+        after = f" after the first {start}" if start else ""
+        way_out = "start earlier" if start else "give a source that holds text"
+        raise ValueError(f"dataset {source!r}: expected at least one text{after}, got none; {way_out}")
     return chain([first], found)
+
+
+def check_range(start: int, end: int | None) -> None:
+    """Refuse a range that holds nothing.
+
+    Raises:
+        ValueError: as said.
+    """
+    if start < 0:
+        raise ValueError(f"start: expected 0 or more, got {start}")
+    if end is not None and end <= start:
+        raise ValueError(f"end: expected more than start ({start}), got {end}; it is excluded itself")
 
 
 def _texts(source: str, split: str | None, field: str | None, first_turn: bool) -> Iterator[str]:

@@ -26,7 +26,11 @@ def load_arms(settings: RunSettings, load: Load = load) -> dict[str, Decoder]:
         ValueError: what :func:`specdecodes.load` refuses, a setting that no mode takes, a target without a tokenizer.
     """
     plans = plan_settings(settings)
-    common: dict[str, Any] = {"compile": settings.compile, "observers": [Acceptance()]}
+    common: dict[str, Any] = {
+        "compile": settings.compile,
+        "max_length": settings.max_length,
+        "observers": [Acceptance()],
+    }
     baseline = load(
         settings.target,
         mode=BASELINE,

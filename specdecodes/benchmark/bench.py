@@ -139,7 +139,7 @@ class Bench:
         )
 
     def _conversation(self, question: Question) -> Conversation:
-        return Conversation(self.arms[BASELINE], question.turns)
+        return Conversation(self.arms[BASELINE], question)
 
     def _sampling(self, seed: int) -> dict[str, object]:
         params = self.settings.params(seed)
@@ -160,11 +160,14 @@ class Bench:
         if question is None:
             return []
         prompt = self._conversation(question).prompt(0, self.settings.max_new_tokens)
+        tokenizer = self.arms[BASELINE].tokenizer
+        cut = question.prompt_tokens is not None
+        text = str(tokenizer.decode(prompt[0], skip_special_tokens=True)) if cut else question.turns[0]
         samples = []
         for mode in [mode for mode in self.arms if mode != BASELINE]:
             with self._assembly(mode).hooks.joined_by(Trace()):
                 generation = self.arms[mode].generate(prompt, **self._sampling(self._seed(index, 0, 0)))
-            samples.append(sample_of(mode, question, generation, self.arms[BASELINE].tokenizer))
+            samples.append(sample_of(mode, question, text, generation, tokenizer))
         return samples
 
     def summarise(self, folder: RunFolder, samples: list[Sample]) -> Summary:

@@ -1,4 +1,4 @@
-"""The questions of a benchmark run: our own set, a data set on the hub, or a JSONL file."""
+"""The questions of a benchmark run: our own set, a data set on the hub, a JSONL file, or plain texts to continue."""
 
 from __future__ import annotations
 
@@ -9,21 +9,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from specdecodes.data import EMBEDDED, QUESTIONS, SETS, HubSet, hub_records, json_lines
+from specdecodes.data import EMBEDDED, QUESTIONS, SETS, HubSet, check_range, hub_records, json_lines, texts
 
 
 @dataclass(frozen=True)
 class Question:
-    """One conversation's user turns, in the order in which they are asked."""
+    """One conversation's user turns, in the order in which they are asked.
+
+    Attributes:
+        prompt_tokens: None for a question; a number for a text: its first so many tokens are the prompt, as they are.
+    """
 
     question_id: int | str
     category: str
     turns: tuple[str, ...]
+    prompt_tokens: int | None = None
 
 
 HUB_SETS = {name: SETS[name] for name in ("mt_bench", "gsm8k", "humaneval")}
 
-KNOWN_SETS = (EMBEDDED, *HUB_SETS)
+TEXT_SETS = tuple(name for name in SETS if name not in HUB_SETS)
+
+KNOWN_SETS = (EMBEDDED, *SETS)
+
+PROMPT_TOKENS = 128
+"""Of a text; what Sequoia's experiments take (Chen et al., arXiv 2402.12374)."""
 
 
 @dataclass(frozen=True)
@@ -59,28 +69,77 @@ class _Source:
 
 
 def load_questions(
-    spec: str, *, hub_id: str | None = None, categories: Sequence[str] = (), max_questions: int | None = None
+    spec: str,
+    *,
+    hub_id: str | None = None,
+    raw: bool = False,
+    prompt_tokens: int | None = None,
+    start: int = 0,
+    end: int | None = None,
+    categories: Sequence[str] = (),
+    max_questions: int | None = None,
 ) -> list[Question]:
     """Return the questions that ``spec`` names, in the order of their file.
 
     Args:
         spec: ``embedded`` (24 questions shipped with the package), ``mt_bench``, ``gsm8k``, ``humaneval`` (all three
-            from the hub), or the path of a JSONL file in FastChat's, HumanEval's or GSM8K's format, told apart by
-            their keys. A question of FastChat's format without a category gets ``general``.
-        hub_id: another home on the hub for the data set that ``spec`` names.
+            from the hub), or the path of a .jsonl or .json file of one record per line in FastChat's, HumanEval's or
+            GSM8K's format, told apart by their keys. A question of FastChat's format without a category gets
+            ``general``. Or texts (category ``text``, numbered from 0): ``openwebtext``, ``c4``, ``cnn``, any other
+            file, a folder.
+        hub_id: another home on the hub for the questions that ``spec`` names.
+        raw: take whatever ``spec`` names as texts (see :func:`specdecodes.data.texts`; of a conversation the first
+            turn).
+        prompt_tokens: of a text; the rest is cut off (None: 128).
+        start, end: keep those with these numbers, counted from 0 in the order of the file, ``end`` excluded.
         categories: keep only these; empty keeps all.
         max_questions: keep at most so many, drawn from the categories in turn (the first question of each category
             in order of appearance, then the second of each, ...), so that a small run still covers every category.
 
     Raises:
-        ValueError: an unknown name or category, a file or data set that cannot be read, a record that is no question.
+        ValueError: an unknown name or category, a file or data set that cannot be read, a record that is no question,
+            a text data set on the hub without a bound.
     """
     if max_questions is not None and max_questions < 1:
         raise ValueError(f"max_questions: expected at least 1, got {max_questions}; leave it out to ask every question")
     if isinstance(categories, str):
         raise ValueError(f"categories: expected a list of names, got the string {categories!r}; use [{categories!r}]")
-    questions = _read_questions(_open_source(spec, hub_id))
+    check_range(start, end)
+    if raw or _holds_texts(spec):
+        if hub_id is not None:
+            raise ValueError(f"hub_id: expected none with texts, got {hub_id!r}; it goes with {', '.join(HUB_SETS)}")
+        tokens = PROMPT_TOKENS if prompt_tokens is None else prompt_tokens
+        questions = _read_texts(spec, tokens, start, end, max_questions)
+    elif prompt_tokens is not None:
+        raise ValueError(
+            f"prompt_tokens: expected none with the questions {spec!r}, which are asked as they are, "
+            f"got {prompt_tokens}; it goes with texts, or with --raw"
+        )
+    else:
+        every = _read_questions(_open_source(spec, hub_id))
+        questions = every[start:end]
+        if not questions:
+            raise ValueError(
+                f"start: expected below {len(every)}, the number of questions in {spec!r}, got {start}; start earlier"
+            )
     return _spread(_of_categories(questions, categories), max_questions)
+
+
+def _holds_texts(spec: str) -> bool:
+    """Whether ``spec`` names texts, not questions, by the name alone."""
+    path = Path(spec)
+    return spec in TEXT_SETS or (spec != "" and path.exists() and path.suffix not in (".jsonl", ".json"))
+
+
+def _read_texts(spec: str, prompt_tokens: int, start: int, end: int | None, limit: int | None) -> list[Question]:
+    if prompt_tokens < 1:
+        raise ValueError(f"prompt_tokens: expected at least 1, got {prompt_tokens}")
+    if spec in TEXT_SETS and end is None and limit is None:
+        raise ValueError(
+            f"questions {spec!r}: expected a number of texts to take, got none; give --end or --max-questions"
+        )
+    found = texts(spec, start=start, end=end, limit=limit, first_turn=True)
+    return [Question(number, "text", (text,), prompt_tokens) for number, text in enumerate(found, start)]
 
 
 def _open_source(spec: str, hub_id: str | None) -> _Source:
@@ -102,7 +161,7 @@ def _file_source(name: str, file: Path) -> _Source:
     except FileNotFoundError as error:
         close = difflib.get_close_matches(name, KNOWN_SETS, n=1)
         raise ValueError(
-            f"questions: expected one of {', '.join(KNOWN_SETS)} or the path of a JSONL file, "
+            f"questions: expected one of {', '.join(KNOWN_SETS)}, or the path of a JSONL or text file or of a folder, "
             f"got {name!r}, which is no file; {f'did you mean {close[0]!r}?' if close else 'check the path'}"
         ) from error
     except (OSError, ValueError) as error:
@@ -155,7 +214,10 @@ def _parse(record: object, number: int) -> Question:
             turns = read_turns(kind.text_key, record[kind.text_key])
             return Question(question_id, kind.category if category is None else _text("category", category), turns)
     expected = " or ".join(f"{' and '.join(kind.keys)} ({kind.name})" for kind in _FORMATS)
-    raise ValueError(f"keys: expected {expected}, got {reprlib.repr(list(record))}; add the missing key")
+    raise ValueError(
+        f"keys: expected {expected}, got {reprlib.repr(list(record))}; add the missing key, "
+        "or give --raw where these are texts to continue"
+    )
 
 
 def _question_id(key: str, value: object) -> int | str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from specdecodes.benchmark.progress import ProgressBar
+from specdecodes.benchmark.questions import KNOWN_SETS
 from specdecodes.benchmark.report import print_report
 from specdecodes.benchmark.runner import run
 from specdecodes.benchmark.settings import RunSettings
@@ -28,6 +29,7 @@ from specdecodes.cli.arguments import (
     run_reporting_errors,
     sampling_from,
 )
+from specdecodes.cli.seeds import add_protocol_argument, add_range_arguments, add_seed_arguments, apply_protocol
 
 MODULE = "specdecodes.benchmark.run_mtbench"
 PROG = f"python -m {MODULE}"
@@ -39,8 +41,21 @@ EXAMPLES = f"""examples:
 """
 
 _SAME = (
-    *("target", "draft", "tokenizer", "dtype", "device", "compile", "threads", "questions", "hub_id"),
-    *("max_questions", "repeat", "warmup", "perplexity", "out_dir", "log_dir", "resume", "lossless_only"),
+    *("target", "draft", "tokenizer", "dtype", "device", "compile", "max_length", "threads", "questions", "hub_id"),
+    *(
+        "raw",
+        "prompt_tokens",
+        "start",
+        "end",
+        "max_questions",
+        "repeat",
+        "warmup",
+        "perplexity",
+        "out_dir",
+        "log_dir",
+        "resume",
+        "lossless_only",
+    ),
 )
 """Flags that go into the settings as they are."""
 
@@ -72,10 +87,11 @@ def to_settings(flags: argparse.Namespace) -> RunSettings:
     """
     sampling = sampling_from(flags)
     sampling["seed"] = sampling["seed"] or 0
+    modes = apply_protocol(flags, _names(flags.mode or [])) or ("stree",)
     return RunSettings(
         **{name: getattr(flags, name) for name in (*_SAME, *PARTS)},
         **sampling,
-        modes=_names(flags.mode or ["stree"]),
+        modes=modes,
         categories=_names(flags.category),
         settings=parse_settings(flags.set),
     )
@@ -91,17 +107,27 @@ def make_parser() -> OneLineParser:
         metavar="NAME,...",
         help="what to compare with plain decoding (default: stree); naive alone is plain decoding alone",
     )
-    add_model_arguments(parser)
+    add_model_arguments(parser, "--model")
     _add_questions(parser)
     add_sampling_arguments(parser)
+    add_protocol_argument(add_seed_arguments(parser))
     _add_running(parser)
     return parser
 
 
 def _add_questions(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("questions").add_argument
-    add("--questions", default="embedded", metavar="NAME", help="mt_bench, gsm8k, humaneval, FILE (default: embedded)")
+    group = parser.add_argument_group("questions")
+    add = group.add_argument
+    add(
+        *("--questions", "--dataset"),
+        default="embedded",
+        metavar="NAME",
+        help=f"{', '.join(KNOWN_SETS)}, a file or a folder (default: embedded); texts are continued as they are",
+    )
+    add("--raw", action="store_true", help="continue as texts what would be asked as questions, too")
+    add("--prompt-tokens", type=int, metavar="N", help="cut texts to so many (default: 128)")
     add("--hub-id", metavar="ID", help="another home on the hub for mt_bench, gsm8k or humaneval")
+    add_range_arguments(group)
     add("--max-questions", type=int, metavar="N", help="ask so many, spread over the categories")
     add("--category", action="append", default=[], metavar="NAME,...", help="ask only these")
 

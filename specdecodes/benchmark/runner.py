@@ -40,6 +40,10 @@ def run(
     questions = load_questions(
         settings.questions,
         hub_id=settings.hub_id,
+        raw=settings.raw,
+        prompt_tokens=settings.prompt_tokens,
+        start=settings.start,
+        end=settings.end,
         categories=settings.categories,
         max_questions=settings.max_questions,
     )

@@ -46,9 +46,9 @@ class Sample:
         return cls(**{**values, "steps": [SampledStep(**step) for step in values["steps"]]})
 
 
-def sample_of(mode: str, question: Question, generation: Generation, tokenizer: Any) -> Sample:  # noqa: ANN401
-    """The sample of an answer to the question's first turn that ``Trace`` has watched."""
+def sample_of(mode: str, question: Question, asked: str, generation: Generation, tokenizer: Any) -> Sample:  # noqa: ANN401
+    """The sample of an answer to the question's first turn, as ``asked``, that ``Trace`` has watched."""
     traced: Sequence[Step] = generation.extras["steps"]
     texts = {token: token_text(tokenizer, token) for step in traced for token in step.tokens}
     steps = [SampledStep([texts[token] for token in step.tokens], step.parents, step.kinds) for step in traced]
-    return Sample(mode, question.question_id, question.category, question.turns[0], generation.text, steps)
+    return Sample(mode, question.question_id, question.category, asked, generation.text, steps)

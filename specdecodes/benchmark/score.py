@@ -23,11 +23,14 @@ from specdecodes.benchmark.settings import plain_value, short_name
 from specdecodes.core.decoder import Decoder, Prompt
 from specdecodes.core.load import load
 from specdecodes.core.sampling import LogitsPipeline, SamplingParams
-from specdecodes.data import EMBEDDED, texts
+from specdecodes.data import EMBEDDED, check_range, texts
 
 FORMAT = "specdecodes.score/1"
 
 ON = ("answers", "text")
+
+DEFAULT_COUNT = 24
+"""Texts that are scored where nobody says how many."""
 
 DEFINITIONS = {
     "kl": "mean over positions of KL(target || draft), nats per token, at the temperature (at 1 where that is 0), over "
@@ -54,7 +57,10 @@ class ScoreSettings:
     Attributes:
         target, tokenizer, device, dtype: as for :func:`specdecodes.load`.
         drafts: drafters as ``draft`` of :func:`specdecodes.load`; none: those that ship with the embedded target.
-        dataset, split, field, limit: see :func:`specdecodes.data.texts`.
+        max_length: as for :func:`specdecodes.load`; a text or answer that does not fit is left out.
+        dataset, split, field: see :func:`specdecodes.data.texts`.
+        start, end, limit: the texts numbered from ``start`` to before ``end`` (counted from 0), of those the first
+            ``limit`` (None: all up to ``end``, 24 without one).
         on: ``answers`` takes the texts as prompts, and the target's answers to them are what is scored; ``text``
             scores the texts themselves.
         temperature: of the target's answers and of both distributions; 0 is greedy.
@@ -70,10 +76,13 @@ class ScoreSettings:
     tokenizer: Any = None
     device: str | None = None
     dtype: str | None = None
+    max_length: int | None = None
     dataset: str = EMBEDDED
     split: str | None = None
     field: str | None = None
-    limit: int = 24
+    start: int = 0
+    end: int | None = None
+    limit: int | None = None
     on: str = "answers"
     temperature: float = 1.0
     max_tokens: int = 128
@@ -85,9 +94,11 @@ class ScoreSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_range(self.start, self.end)
         for name, least in (("limit", 1), ("max_tokens", 2), ("prompt_tokens", 1), ("depth", 1), ("ranks", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}: expected at least {least}, got {value}")
         if self.on not in ON:
             raise ValueError(f"on: expected {' or '.join(ON)}, got {self.on!r}")
         if self.on == "text" and (self.measure or self.chat is not None):
@@ -172,10 +183,12 @@ def score(settings: ScoreSettings, *, load: Callable[..., Decoder] = load) -> Sc
         settings.dataset,
         split=settings.split,
         field=settings.field,
-        limit=settings.limit,
+        start=settings.start,
+        end=settings.end,
+        limit=DEFAULT_COUNT if settings.end is None and settings.limit is None else settings.limit,
         first_turn=settings.on == "answers",
     )
-    common = {"device": settings.device, "dtype": settings.dtype}
+    common = {"device": settings.device, "dtype": settings.dtype, "max_length": settings.max_length}
     plain = load(settings.target, mode="naive", tokenizer=settings.tokenizer, **common)
     if plain.tokenizer is None:
         raise ValueError("tokenizer: expected one beside the target, got none; name one with --tokenizer")
@@ -199,7 +212,7 @@ def score(settings: ScoreSettings, *, load: Callable[..., Decoder] = load) -> Sc
 def _passages(settings: ScoreSettings, plain: Decoder, source: Iterator[str], skipped: list[str]) -> Iterator[Passage]:
     """What is scored, text by text; ``skipped`` gets a line for each text that cannot be."""
     take = _answer if settings.on == "answers" else _text
-    for index, text in enumerate(source):
+    for index, text in enumerate(source, settings.start):
         try:
             passage = take(settings, plain, index, text)
         except ValueError as error:
@@ -227,6 +240,7 @@ def _answer(settings: ScoreSettings, plain: Decoder, index: int, text: str) -> P
 def _text(settings: ScoreSettings, plain: Decoder, index: int, text: str) -> Passage:
     """The first token of ``text`` as the prompt, and what follows."""
     ids = plain.encode(text)[:, : settings.max_tokens + 1]
+    plain.target.check_room(ids.shape[0], ids.shape[1], 0)
     return Passage(index, ids[:, :1], ids[0, 1:].tolist())
 
 
@@ -241,7 +255,14 @@ class _Drafter:
 
     def __init__(self, settings: ScoreSettings, plain: Decoder, draft: Any, load: Callable[..., Decoder]) -> None:  # noqa: ANN401
         self.settings = settings
-        chain = load(plain.target.model, draft, "sd", tokenizer=plain.tokenizer, depth=settings.depth)
+        chain = load(
+            plain.target.model,
+            draft,
+            "sd",
+            tokenizer=plain.tokenizer,
+            max_length=settings.max_length,
+            depth=settings.depth,
+        )
         self.chain = chain
         assembly = chain.greedy
         assert not isinstance(assembly, str)  # a chain with the greedy verifier fits every drafter

@@ -26,10 +26,12 @@ class RunSettings:
         modes: what is compared with plain decoding, which always runs and need not be named.
         propose, build_tree, verify, commit_state: replace one part of every mode but the baseline; names or objects.
         settings: components' settings. A mode gets those that its components take, ``mode.key`` goes to one mode only.
-        questions, hub_id, categories, max_questions: see :func:`specdecodes.benchmark.questions.load_questions`.
+        questions, hub_id, raw, prompt_tokens, start, end, categories, max_questions: see
+            :func:`specdecodes.benchmark.questions.load_questions`.
         max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty: see :class:`SamplingParams`.
         seed: every answer's seed follows from it; all modes get the same one for the same turn.
-        dtype, device, compile: as for :func:`specdecodes.load`, for the baseline too. threads: torch's (None: as is).
+        dtype, device, compile, max_length: as for :func:`specdecodes.load`, for the baseline too.
+        threads: torch's (None: as is).
         repeat: answers per turn and mode. warmup: rounds before measuring.
         perplexity: also score every answer with the target (outside the clock).
         out_dir: the run's folder; None makes one named after the time below ``log_dir`` (None: ``runs``).
@@ -49,6 +51,10 @@ class RunSettings:
     settings: Mapping[str, Any] = field(default_factory=dict)
     questions: str = EMBEDDED
     hub_id: str | None = None
+    raw: bool = False
+    prompt_tokens: int | None = None
+    start: int = 0
+    end: int | None = None
     categories: Sequence[str] = ()
     max_questions: int | None = None
     max_new_tokens: int = 128
@@ -61,6 +67,7 @@ class RunSettings:
     dtype: str | None = None
     device: str | None = None
     compile: bool = False
+    max_length: int | None = None
     threads: int | None = None
     repeat: int = 1
     warmup: int = 1

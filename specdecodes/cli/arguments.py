@@ -62,6 +62,7 @@ def add_target_arguments(group: argparse._ArgumentGroup) -> None:
         "--model_target",
         "-llm",
         "--llm-path",
+        "--model-name",
         default="embedded",
         metavar="NAME",
         help="a folder, a hub id, or 'embedded' (default)",
@@ -74,32 +75,47 @@ def add_target_arguments(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_draft_argument(group: argparse._ArgumentGroup, **settings: Any) -> None:
-    """Add ``draft``; ``settings`` go to ``add_argument``."""
-    group.add_argument("--draft", "--model_draft", "-ssm", "--ssm-path", metavar="NAME", **settings)
+def add_draft_argument(group: argparse._ArgumentGroup, *names: str, **settings: Any) -> None:
+    """Add ``draft``; ``names`` are further flags for it, ``settings`` go to ``add_argument``."""
+    group.add_argument("--draft", "--model_draft", "-ssm", "--ssm-path", *names, metavar="NAME", **settings)
 
 
 def add_text_arguments(
-    group: argparse._ArgumentGroup | argparse.ArgumentParser, flag: str, *, limit: int | None, **settings: Any
+    group: argparse._ArgumentGroup | argparse.ArgumentParser,
+    flag: str,
+    *,
+    limit: int | None,
+    many: str = "",
+    **settings: Any,
 ) -> None:
     """Add what names texts, see :func:`specdecodes.data.texts`: ``flag``, ``split``, ``field``, ``limit``.
 
     Args:
-        flag: the source; ``settings`` go to its ``add_argument``. limit: the default.
+        flag: the source; ``settings`` go to its ``add_argument``. limit: the default; many: how the help says it.
     """
     group.add_argument(flag, metavar="NAME", help=f"a file, a folder or a data set: {', '.join(KNOWN)}", **settings)
     group.add_argument("--split", metavar="NAME", help="of a data set on the hub (default: its usual one)")
     group.add_argument("--field", metavar="NAME", help="where a JSON record holds its text (default: the usual names)")
-    many = "all" if limit is None else limit
+    many = many or ("all" if limit is None else str(limit))
     group.add_argument("--limit", type=int, default=limit, metavar="N", help=f"read N texts (default: {many})")
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`load_from` reads, except ``--mode``: the model, the parts of the mode, their settings."""
+def add_length_argument(group: argparse._ArgumentGroup) -> None:
+    """Add ``max_length``."""
+    help = "tokens that a cache can hold, prompt included (default: as many as needed)"
+    group.add_argument("--max-length", "--M", type=int, metavar="N", help=help)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, *draft_names: str) -> None:
+    """Add what :func:`load_from` reads, except ``--mode``: the model, the parts of the mode, their settings.
+
+    ``draft_names`` are further flags for the draft.
+    """
     group = parser.add_argument_group("model")
     add_target_arguments(group)
-    add_draft_argument(group, help=DRAFT_HELP)
+    add_draft_argument(group, *draft_names, help=DRAFT_HELP)
     group.add_argument("--compile", "--cg", action="store_true", help="compile or capture the forwards")
+    add_length_argument(group)
     group.add_argument(
         "--lossless-only", action="store_true", help="refuse modes and verifiers that are lossy ('specdecodes plugins')"
     )
@@ -115,15 +131,24 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what :func:`sampling_from` reads: how tokens are chosen and how many."""
     group = parser.add_argument_group("decoding")
     group.add_argument(
-        "--max-new-tokens", "--n_tokens_to_generate", type=int, default=128, metavar="N", help="(default: 128)"
+        *("--max-new-tokens", "--n_tokens_to_generate", "--genlen"),
+        type=int,
+        default=128,
+        metavar="N",
+        help="(default: 128)",
     )
     group.add_argument(
-        "--temperature", "--temp", type=float, metavar="T", help="0 is greedy (default); the logits are divided by it"
+        *("--temperature", "--temp", "--T"),
+        type=float,
+        metavar="T",
+        help="0 is greedy (default); the logits are divided by it",
     )
     group.add_argument("--do-sample", action="store_true", help="temperature 1, where --temperature says nothing else")
-    group.add_argument("--top-k", "--top_k", type=int, default=0, metavar="K", help="0 is off (default)")
-    group.add_argument("--top-p", "--top_p", type=float, default=1.0, metavar="P", help="1 is off (default)")
-    group.add_argument("--min-p", "--min_p", type=float, default=0.0, metavar="P", help="0 is off (default)")
+    group.add_argument("--top-k", "--top_k", "--topk", type=int, default=0, metavar="K", help="0 is off (default)")
+    group.add_argument(
+        *("--top-p", "--top_p", "--topp", "--P"), type=float, default=1.0, metavar="P", help="1 is off (default)"
+    )
+    group.add_argument("--min-p", "--min_p", "--minp", type=float, default=0.0, metavar="P", help="0 is off (default)")
     group.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help="1 is off (default)")
     group.add_argument("--seed", type=int, help="reproduces a sampled answer (default: a fresh one)")
 
@@ -147,6 +172,7 @@ def load_from(args: argparse.Namespace, **extra: Any) -> Decoder:
         device=args.device,
         dtype=args.dtype,
         compile=args.compile,
+        max_length=args.max_length,
         lossless_only=args.lossless_only,
         **parts,
         **extra,

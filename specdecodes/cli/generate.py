@@ -13,10 +13,10 @@ from specdecodes.cli.arguments import (
     run_reporting_errors,
     sampling_from,
 )
+from specdecodes.cli.seeds import add_seed_arguments, apply
 from specdecodes.core.decoder import Decoder, Generation, Prompt
 from specdecodes.core.state import DecodeState
 from specdecodes.hookspecs import hookimpl
-from specdecodes.plugin import Mode, registry
 from specdecodes.plugins.observers.acceptance import Acceptance
 
 PROG = "specdecodes generate"
@@ -41,7 +41,6 @@ def parser() -> OneLineParser:
     )
     made.add_argument("--prompt", required=True, metavar="TEXT", help="what to answer or to continue")
     made.add_argument("--mode", metavar="NAME", help="(default: stree; with --K: sd)")
-    made.add_argument("--K", type=int, metavar="N", help="drafted tokens per step of a mode that drafts a chain")
     form = made.add_mutually_exclusive_group()
     form.add_argument(
         "--chat", action="store_true", default=None, help="use the chat template (default where there is one)"
@@ -49,6 +48,7 @@ def parser() -> OneLineParser:
     form.add_argument("--raw", dest="chat", action="store_false", help="continue the prompt as it is")
     add_model_arguments(made)
     add_sampling_arguments(made)
+    add_seed_arguments(made)
     made.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end the answer here; may be repeated"
     )
@@ -70,9 +70,7 @@ def run(args: argparse.Namespace) -> None:
     sampling = {**sampling_from(args), "stop": args.stop, "ignore_eos": args.ignore_eos}
     if not args.prompt:
         raise ValueError("prompt: expected some text, got an empty prompt")
-    args.mode = args.mode or ("stree" if args.K is None else "sd")
-    if args.K is not None:
-        args.set = [*args.set, chain_setting(args)]
+    (args.mode,) = apply(args, [args.mode] if args.mode else []) or ("stree",)
     last = LastGeneration()
     decoder = load_from(args, observers=[Acceptance(), last, *(["show-trees"] if args.show_trees else [])])
     pieces = decoder.stream(prompt_of(decoder, args), **sampling)
@@ -82,23 +80,6 @@ def run(args: argparse.Namespace) -> None:
         print(piece, end="", flush=True)
     assert last.generation is not None
     print("\n", *report(decoder, last.generation), sep="\n")
-
-
-def chain_setting(args: argparse.Namespace) -> str:
-    """``--K`` as a setting.
-
-    Raises:
-        ValueError: a mode that drafts no chain, which has no such length.
-    """
-    mode = registry().get("mode", args.mode).factory
-    assert isinstance(mode, Mode)
-    builder = registry().get("tree", args.build_tree or mode.build_tree)
-    if "depth" not in builder.settings:
-        raise ValueError(
-            f"--K: expected a mode that drafts a chain, such as sd, got {args.mode!r} with the tree builder "
-            f"{builder.name!r}; use --set with its settings ({', '.join(builder.settings) or 'none'})"
-        )
-    return f"depth={args.K}"
 
 
 def prompt_of(decoder: Decoder, args: argparse.Namespace) -> Prompt:

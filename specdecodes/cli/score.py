@@ -19,10 +19,12 @@ from specdecodes.cli.arguments import (
     DRAFT_HELP,
     OneLineParser,
     add_draft_argument,
+    add_length_argument,
     add_target_arguments,
     add_text_arguments,
     run_reporting_errors,
 )
+from specdecodes.cli.seeds import add_range_arguments
 from specdecodes.models.loading import parse_device
 
 PROG = "specdecodes score"
@@ -39,8 +41,8 @@ WIDTH = 120
 """Columns of the table where the output is no terminal."""
 
 SAME = (
-    *("target", "tokenizer", "device", "dtype", "dataset", "split", "field", "limit", "on", "temperature"),
-    *("max_tokens", "prompt_tokens", "depth", "ranks", "chat", "measure", "seed"),
+    *("target", "tokenizer", "device", "dtype", "max_length", "dataset", "split", "field", "start", "end", "limit"),
+    *("on", "temperature", "max_tokens", "prompt_tokens", "depth", "ranks", "chat", "measure", "seed"),
 )
 """Flags that go into the settings as they are."""
 
@@ -57,10 +59,12 @@ def parser() -> OneLineParser:
     group = made.add_argument_group("models")
     add_target_arguments(group)
     again = "; may be repeated (default: those of the embedded target)"
-    add_draft_argument(group, action="append", default=[], help=DRAFT_HELP + again)
+    add_draft_argument(group, "--model", action="append", default=[], help=DRAFT_HELP + again)
+    add_length_argument(group)
     group = made.add_argument_group("texts")
-    add_text_arguments(group, "--dataset", limit=24, default="embedded")
     add = group.add_argument
+    add_text_arguments(group, "--dataset", limit=None, many="24, or all up to --end", default="embedded")
+    add_range_arguments(group)
     add(
         "--on",
         choices=ON,
@@ -79,6 +83,7 @@ def parser() -> OneLineParser:
     add(
         "--temperature",
         "--temp",
+        "--T",
         type=float,
         default=1.0,
         metavar="T",

@@ -55,13 +55,15 @@ def load(
         **settings: the components' keyword settings, for example ``tree="3,2.1,2.1,3"``.
 
     Raises:
-        ValueError: an unknown name or setting, a lossy verifier where ``lossless_only``, a model that cannot be
-            loaded or fails the self-test, components that do not fit together at any temperature.
+        ValueError: an unknown name or setting, a ``max_length`` below 1, a lossy verifier where ``lossless_only``, a
+            model that cannot be loaded or fails the self-test, components that do not fit together at any temperature.
     """
     components = registry()
     components.get("mode", mode)  # an unknown one is refused before anything is loaded
     if lossless_only:
         check_lossless(components, mode, verify)
+    if max_length is not None and max_length < 1:
+        raise ValueError(f"max_length: expected at least 1 token, got {max_length}; leave it out to grow as needed")
     where = parse_device(device)
     model = load_model(target, "target", where, parse_dtype(dtype, where))
     runner = Target(model, compile=compile, max_length=max_length)
