@@ -105,7 +105,7 @@ def test_setting(pair_text: str, generate_refused: Callable[..., str]) -> None:
 
 def test_length_of_a_chain_for_a_mode_without_one(generate_refused: Callable[..., str]) -> None:
     assert generate_refused("--mode", "stree", "--K", "3") == (
-        "--K: expected a mode that drafts a chain, such as sd, got 'stree' with the tree builder 'static'; "
+        "--K: expected a mode whose tree takes 'depth', such as sd, got 'stree' with the tree builder 'static'; "
         "use --set with its settings (tree)"
     )
     assert generate_refused("--K", "0") == "depth: expected at least 1 drafted token, got 0"

@@ -74,6 +74,25 @@ def test_records_from_any_json_file(tmp_path: Path, name: str, layout: str) -> N
     assert list(texts(str(tmp_path / name), limit=1)) == [f"one{LINE_SEPARATOR}more"]
 
 
+def test_a_range_counts_the_texts_that_are_no_blanks(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", "zero", " ", "one", "two", "three")
+    assert list(texts(source, start=1)) == ["one", "two", "three"]
+    assert list(texts(source, start=1, end=3)) == ["one", "two"]
+    assert list(texts(source, start=1, end=3, limit=1)) == ["one"]
+    assert list(texts(source, end=9)) == ["zero", "one", "two", "three"]
+    assert fails(source, start=4) == (
+        f"dataset {source!r}: expected at least one text after the first 4, got none; start earlier"
+    )
+    assert fails(source, start=-1).startswith("start: expected 0 or more, got -1")
+    assert fails(source, start=2, end=2).startswith("end: expected more than start (2), got 2")
+
+
+def test_nothing_is_read_beyond_the_end(hub: Hub) -> None:
+    hub.records = [{"text": "a"}, {"text": "b"}, {"text": "c"}, ConnectionError("read on")]
+    assert list(texts("openwebtext", start=1, end=3)) == ["b", "c"]
+    assert hub.read == 3
+
+
 def test_field_by_name_or_the_first_known_one(tmp_path: Path) -> None:
     source = write(
         tmp_path / "a.jsonl", {"title": "T", "content": "C", "question": "Q"}, {"question": "Q2", "title": "T2"}

@@ -30,7 +30,7 @@ HUB_SETS = {name: SETS[name] for name in ("mt_bench", "gsm8k", "humaneval")}
 
 TEXT_SETS = tuple(name for name in SETS if name not in HUB_SETS)
 
-KNOWN_SETS = (EMBEDDED, *SETS)
+KNOWN_SETS = (EMBEDDED, *HUB_SETS, *TEXT_SETS)
 
 PROMPT_TOKENS = 128
 """Of a text; what Sequoia's experiments take (Chen et al., arXiv 2402.12374)."""

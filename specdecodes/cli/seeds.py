@@ -277,7 +277,7 @@ def _value(args: argparse.Namespace, flag: str) -> Any:  # noqa: ANN401 - a numb
 
 
 def _given(args: argparse.Namespace, flags: Iterable[str]) -> list[str]:
-    return [flag for flag in flags if _value(args, flag) not in (None, False)]
+    return [flag for flag in flags if _value(args, flag) is not None and _value(args, flag) is not False]
 
 
 def _set(args: argparse.Namespace, flag: str, key: str, value: object) -> None:

@@ -1,4 +1,4 @@
-"""``specdecodes tree``: tree shapes; ``show`` draws one."""
+"""``specdecodes tree``: tree shapes; ``show`` draws one, ``save`` writes a growmap."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from specdecodes.pictures.layout import Label, Picture, lay_out
 from specdecodes.pictures.png import png_bytes
 from specdecodes.pictures.svg import svg_file
 from specdecodes.pictures.text import branches
+from specdecodes.plugins.trees.growmap_file import SUFFIXES
 from specdecodes.plugins.trees.shape import TreeShape
 
 PROG = "specdecodes tree"
@@ -21,8 +22,10 @@ EXAMPLE = f"""\
 examples:
   {PROG} show 3,2.1,2.1,3
   {PROG} show growmap.json --out tree.svg
+  {PROG} save 3,2.1,2.1,3 growmap.pt
 """
 SHOW = "Draw a tree shape: in the terminal, or as an SVG or PNG file."
+SAVE = "Write a tree shape as a growmap: ours (.json) or Sequoia's (.pt)."
 
 FORMATS: dict[str, Callable[[Picture, str], bytes]] = {
     ".svg": lambda picture, title: svg_file(picture, title).encode(),
@@ -33,17 +36,33 @@ FORMATS: dict[str, Callable[[Picture, str], bytes]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return run_reporting_errors(lambda: show(parser().parse_args(argv)), PROG)
+    return run_reporting_errors(lambda: run(parser().parse_args(argv)), PROG)
 
 
 def parser() -> OneLineParser:
     """The command's flags."""
     made = OneLineParser(prog=PROG, description="Tree shapes.", epilog=EXAMPLE)
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    spec_help = "levels like 3,2.1,2.1,3, or the path of a growmap"
     command = commands.add_parser("show", help=SHOW, description=SHOW, epilog=EXAMPLE)
-    command.add_argument("spec", metavar="SPEC", help="levels like 3,2.1,2.1,3, or the path of a growmap")
+    command.add_argument("spec", metavar="SPEC", help=spec_help)
     command.add_argument("--out", type=Path, metavar="FILE", help="write this file, .svg or .png, instead")
+    command = commands.add_parser("save", help=SAVE, description=SAVE, epilog=EXAMPLE)
+    command.add_argument("spec", metavar="SPEC", help=spec_help)
+    command.add_argument("growmap", type=Path, metavar="FILE", help=f"what to write, {' or '.join(SUFFIXES)}")
     return made
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw, or write a growmap.
+
+    Raises:
+        ValueError: see :func:`show` and :meth:`TreeShape.to_growmap`.
+    """
+    if args.command == "save":
+        TreeShape.parse(args.spec).to_growmap(args.growmap)
+    else:
+        show(args)
 
 
 def show(args: argparse.Namespace) -> None:

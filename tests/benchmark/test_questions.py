@@ -196,6 +196,64 @@ def test_one_string_is_not_a_list_of_categories() -> None:
     assert "use ['math']" in fails("embedded", categories="math")
 
 
+def test_a_range_counts_in_the_order_of_the_file_and_comes_first(tmp_path: Path) -> None:
+    spec = write(tmp_path / "q.jsonl", *(question(i, category) for i, category in enumerate("abab")))
+    chosen = {
+        "start": load_questions(spec, start=2),
+        "both": load_questions(spec, start=1, end=3),
+        "beyond": load_questions(spec, end=99),
+        "and a category": load_questions(spec, start=1, categories=["a"]),
+        "and a number": load_questions(spec, start=1, max_questions=2),
+    }
+    assert {name: [q.question_id for q in found] for name, found in chosen.items()} == {
+        **{"start": [2, 3], "both": [1, 2], "beyond": [0, 1, 2, 3], "and a category": [2], "and a number": [1, 2]}
+    }
+    assert fails(spec, start=4).startswith("start: expected below 4, the number of questions in ")
+    assert fails(spec, start=-1).startswith("start: expected 0 or more, got -1")
+    assert fails(spec, start=1, end=1).startswith("end: expected more than start (1), got 1")
+
+
+# Texts
+
+
+def test_text_files_and_folders_are_texts_to_continue(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one " * 600 + "\n\ntwo")
+    (tmp_path / "b.txt").write_text("three")
+    found = load_questions(str(tmp_path), start=1, prompt_tokens=9)
+    assert [(q.question_id, q.category, q.turns[0].strip(), q.prompt_tokens) for q in found] == [
+        (1, "text", "two", 9),
+        (2, "text", "three", 9),
+    ]
+    assert [q.prompt_tokens for q in load_questions(str(tmp_path / "b.txt"))] == [128]
+
+
+@pytest.mark.parametrize("name", ["openwebtext", "c4", "cnn"])
+def test_texts_of_the_hub_are_read_as_far_as_asked(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    read = []
+
+    def load_dataset(path: str, config: str | None, *, split: str, streaming: bool) -> Any:
+        assert streaming
+        for number in range(1000):
+            read.append(number)
+            yield {"text": f"text {number}", "article": f"text {number}"}
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert [q.turns for q in load_questions(name, start=2, end=4)] == [("text 2",), ("text 3",)]
+    assert len(read) == 4
+    assert [q.question_id for q in load_questions(name, start=2, max_questions=1)] == [2]
+    assert "expected a number of texts to take, got none; give --end or --max-questions" in fails(name, start=2)
+    assert "hub_id: expected none with texts" in fails(name, end=1, hub_id="a/b")
+
+
+def test_raw_takes_questions_and_any_json_as_texts(tmp_path: Path) -> None:
+    spec = write(tmp_path / "q.jsonl", question(7, "math", "One?", "Two?"), {"article": "Long."}, {"text": "Short."})
+    found = load_questions(spec, raw=True)
+    assert found == [Question(number, "text", (text,), 128) for number, text in enumerate(["One?", "Long.", "Short."])]
+    assert "or give --raw where these are texts" in fails(spec)
+    assert fails(spec, prompt_tokens=5).startswith(f"prompt_tokens: expected none with the questions {spec!r}")
+    assert fails(spec, raw=True, prompt_tokens=0).startswith("prompt_tokens: expected at least 1, got 0")
+
+
 # Bad files
 
 
@@ -248,7 +306,7 @@ def test_empty_file_is_refused(tmp_path: Path, text: str) -> None:
 def test_missing_file_is_refused_with_the_known_names() -> None:
     message = fails("no/such/file.jsonl")
     assert "'no/such/file.jsonl'" in message
-    assert "embedded, mt_bench, gsm8k, humaneval" in message
+    assert "embedded, mt_bench, gsm8k, humaneval, openwebtext, c4, cnn" in message
 
 
 @pytest.mark.parametrize(("spec", "meant"), [("mt-bench", "mt_bench"), ("embeded", "embedded"), ("gsm8", "gsm8k")])
@@ -259,7 +317,7 @@ def test_misspelt_name_is_refused_with_a_suggestion(spec: str, meant: str) -> No
 def test_unreadable_file_is_refused(tmp_path: Path) -> None:
     binary = tmp_path / "q.jsonl"
     binary.write_bytes(b'{"question_id": 1, "turns": ["\xff"]}')
-    for spec in (str(tmp_path), str(binary), "", "a\0b"):
+    for spec in (str(binary), "", "a\0b"):
         assert fails(spec).startswith(f"questions {spec!r}: expected a readable file of UTF-8 text")
 
 

@@ -267,6 +267,35 @@ def test_without_a_chat_template_turns_are_plain_text(make_settings: Make, token
     assert prompts[3] == f"What is two and two?{line['choices'][0]['turns'][0]}\n\nAnd three more?\n\n"
 
 
+def test_texts_are_cut_and_continued_as_they_are(
+    make_settings: Make, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    text = "Compose a short poem about two rivers that never meet. " * 3
+    (tmp_path / "text.txt").write_text(text)
+    prompts: list[list[int]] = []
+
+    def spying(*args: Any, **kwargs: Any) -> Decoder:
+        decoder = specdecodes.load(*args, **kwargs)
+        generate = decoder.generate
+        decoder.generate = lambda prompt, **settings: (  # type: ignore[method-assign]
+            prompts.append(prompt[0].tolist()) or generate(prompt, **settings)
+        )
+        return decoder
+
+    summary = run(make_settings(questions=str(tmp_path / "text.txt"), prompt_tokens=9), load=spying)
+    ids = tokenizer.encode(text, add_special_tokens=False)[:9]
+    assert prompts == [ids] * 3  # plain decoding, the mode, and the answer that the report draws
+    assert [(row["question_id"], row["category"], row["prompt_tokens"]) for row in summary.rows] == [(0, "text", 9)] * 2
+    assert summary.samples[0].prompt == tokenizer.decode(ids)
+
+
+def test_a_cache_that_is_too_small_skips_the_question(make_settings: Make) -> None:
+    summary = run(make_settings(max_length=28))
+    assert [skipped["question_id"] for skipped in summary.skipped] == [7]
+    assert "the static cache holds 28 positions" in summary.skipped[0]["reason"]
+    assert summary.num_questions == 1
+
+
 def test_a_seed_reproduces_sampled_answers_and_repeats_differ(make_settings: Make, tmp_path: Path) -> None:
     first = run(make_settings(temperature=1.0, repeat=2, out_dir=tmp_path / "a"))
     second = run(make_settings(temperature=1.0, repeat=2, out_dir=tmp_path / "b"))

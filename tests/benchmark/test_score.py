@@ -115,6 +115,34 @@ def test_texts_that_cannot_be_scored_are_named(make: Make, tmp_path: Path) -> No
         score(make(max_tokens=300))
 
 
+def test_a_range_of_the_texts_is_scored(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps({"text": f"Name {n} gases and {n} rivers."}) + "\n" for n in range(6)))
+    on_text = {"dataset": str(path), "on": "text"}
+    found = score(make(**on_text, start=2, end=5, limit=None))
+    assert [row["text"] for row in found.drafts[0].texts] == [2, 3, 4]
+    assert score(make(**on_text, start=2, end=5, limit=2)).texts == 2
+    assert score(make(**on_text, start=2, limit=None)).texts == 4
+    with pytest.raises(ValueError, match="expected at least one text after the first 6, got none"):
+        score(make(**on_text, start=6))
+
+
+def test_without_a_number_24_texts_are_scored(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "Name a gas."}\n' * 30)
+    assert score(make(dataset=str(path), on="text", limit=None)).texts == 24
+    assert score(make(dataset=str(path), on="text", limit=None, end=27)).texts == 27
+
+
+def test_what_the_cache_cannot_hold_is_left_out(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "Name a gas."}\n' + json.dumps({"text": "two rivers " * 40}) + "\n")
+    found = score(make(dataset=str(path), on="text", max_tokens=100, max_length=30))
+    assert found.texts == 1
+    (line,) = found.skipped
+    assert line.startswith("text 2: ") and "the static cache holds 30 positions" in line
+
+
 def test_long_prompts_are_cut_and_first_turns_taken(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text(json.dumps({"question_id": 1, "turns": ["two rivers " * 200, "And then?"]}) + "\n")
@@ -127,6 +155,8 @@ def test_long_prompts_are_cut_and_first_turns_taken(make: Make, tmp_path: Path) 
     ("changes", "message"),
     [
         ({"limit": 0}, "limit: expected at least 1, got 0"),
+        ({"start": -1}, "start: expected 0 or more, got -1"),
+        ({"start": 4, "end": 4}, r"end: expected more than start \(4\), got 4"),
         ({"max_tokens": 1}, "max_tokens: expected at least 2, got 1"),
         ({"depth": 0}, "depth: expected at least 1"),
         ({"ranks": 0}, "ranks: expected at least 1"),

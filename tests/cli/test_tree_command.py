@@ -71,6 +71,17 @@ def test_writes_png_as_large_as_the_svg(tmp_path: Path) -> None:
     assert image.open(tmp_path / "tree.png").size == tuple(2 * int(svg.attrib[side]) for side in ("width", "height"))
 
 
+@pytest.mark.parametrize("name", ["growmap.pt", "growmap.json"])
+def test_save_writes_a_growmap_that_is_the_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    path = tmp_path / name
+    assert main(["tree", "save", "3,2.1,2.1,3", str(path)]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(["tree", "show", str(path)]) == 0
+    assert capsys.readouterr() == (STREE, "")
+    assert main(["tree", "save", str(path), str(tmp_path / "copy.json")]) == 0
+    assert json.loads((tmp_path / "copy.json").read_text())["successors"][0] == [1, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -79,6 +90,10 @@ def test_writes_png_as_large_as_the_svg(tmp_path: Path) -> None:
         (["show", "3", "--out", "tree.gif"], "--out: expected a file name ending in .svg or .png, got 'tree.gif'"),
         (["show", "3", "--out", "no/tree.svg"], "--out: expected a file in a folder that exists, got 'no/tree.svg'"),
         (["show"], "required: SPEC"),
+        (["save", "3"], "required: FILE"),
+        (["save", "3,,2", "a.pt"], "tree: expected levels like '3,2.1,2.1,3'"),
+        (["save", "3", "tree.svg"], "tree: growmap tree.svg: expected a name that ends in .json or .pt"),
+        (["save", "3", "no/tree.pt"], "tree: cannot write the growmap no/tree.pt"),
         (["draw", "3"], "invalid choice: 'draw'"),
         ([], "required: COMMAND"),
     ],
