@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from specdecodes.cli import main
 from specdecodes.testing.toys import VOCAB, toy_model
+from specdecodes.tuning.recipe import Recipe
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -83,3 +85,11 @@ def generate_refused(pair: Pair, refused: Callable[..., str]) -> Callable[..., s
         return line.removeprefix("specdecodes generate: ")
 
     return run
+
+
+@pytest.fixture(scope="session")
+def mode_settings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """``mode_settings(mode)``: what a mode cannot do without on a target that is not the embedded one."""
+    path = tmp_path_factory.mktemp("recipe") / "recipe.json"
+    Recipe({}, "stree", None, {"tree": "2,1,1,1"}, 1.5, 2.0, "float32", compile=False, sentence="for tests").write(path)
+    return lambda mode: {"recipe": str(path)} if mode == "auto" else {}

@@ -42,9 +42,15 @@ class Costs:
     node: float
 
     def curve(self) -> dict[int, float]:
-        """T to the cost of a step in plain steps, levels of drafting left out; 1: plain decoding."""
-        own = {nodes: (seconds + self.draft + self.node * (nodes - 1)) for nodes, seconds in self.score.items()}
-        return {1: 1.0, **{nodes: seconds / self.plain for nodes, seconds in sorted(own.items())}}
+        """T to the cost of a step in plain steps, levels of drafting left out; 1: plain decoding.
+
+        Neighbours that the clock's noise has put in the wrong order share their mean: larger trees cost no less.
+        """
+        own = [
+            (nodes, (seconds + self.draft + self.node * (nodes - 1)) / self.plain)
+            for nodes, seconds in sorted(self.score.items())
+        ]
+        return {1: 1.0, **dict(zip((nodes for nodes, _ in own), _rising([cost for _, cost in own]), strict=True))}
 
     @property
     def per_level(self) -> float:
@@ -113,6 +119,18 @@ def _per_step(generation: Generation) -> dict[str, float]:
     seconds = generation.timings
     draft = seconds["propose"] + seconds["build"]
     return {"draft": draft / count, "score": (seconds["decode"] - draft) / count}
+
+
+def _rising(values: Sequence[float]) -> list[float]:
+    """The closest values, in least squares, that never fall: neighbours in the wrong order are pooled."""
+    pools: list[tuple[float, int]] = []
+    for value in values:
+        mean, size = value, 1
+        while pools and pools[-1][0] > mean:
+            before, count = pools.pop()
+            mean, size = (before * count + mean * size) / (count + size), count + size
+        pools.append((mean, size))
+    return [mean for mean, size in pools for _ in range(size)]
 
 
 def _fit_drafting(found: Sequence[tuple[Shape, float]]) -> tuple[float, float, float]:

@@ -43,9 +43,9 @@ def stock(family, dtype, prompt_length):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_tokens_equal_stock_generate_in_float64(family, mode, backend):
+def test_greedy_tokens_equal_stock_generate_in_float64(family, mode, backend, mode_settings):
     target = toy_model(family, dtype=torch.float64)
-    decoder = load(target, near(family, torch.float64), mode, commit_state=backend)
+    decoder = load(target, near(family, torch.float64), mode, commit_state=backend, **mode_settings(mode))
     taus = []
     for length in (1, 11):
         out = decoder.generate(toy_prompt(length, 48, family), max_new_tokens=LENGTH)

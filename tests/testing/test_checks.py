@@ -24,7 +24,6 @@ from specdecodes.testing import (
     toy_context,
 )
 from specdecodes.testing.toys import VOCAB, toy_prompt
-from specdecodes.tuning.recipe import Recipe
 
 from . import mutants
 
@@ -64,13 +63,8 @@ def test_shipped_components_pass(kind, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", registry().names("mode"))
-def test_shipped_modes_pass(mode, tmp_path):
-    settings = NEEDS.get(mode, {})
-    if mode == "auto":
-        recipe = Recipe({}, "stree", None, {"tree": "2,1"}, 1.5, 2.0, "float32", compile=False, sentence="for a test")
-        recipe.write(tmp_path / "recipe.json")
-        settings = {"recipe": str(tmp_path / "recipe.json")}
-    check_mode(mode, **settings)
+def test_shipped_modes_pass(mode, mode_settings):
+    check_mode(mode, **NEEDS.get(mode, {}), **mode_settings(mode))
 
 
 @pytest.mark.parametrize("tree", ["1", "4", "1,1,1", "2,1.0,1", "2,0.2,1.1", "3,2.1,2.1,3", "2,2.2,1.1.1.1"])

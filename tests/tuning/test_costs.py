@@ -47,3 +47,10 @@ def test_costs_are_measured_in_the_loop() -> None:
     assert set(costs.score) == {2, 4, 8} and costs.plain > 0 and min(costs.score.values()) > 0
     with pytest.raises(ValueError, match="at least two shapes"):
         measure_costs(plain, {shapes[0]: trees[shapes[0]]}, prompts, tokens=12)
+
+
+def test_noise_that_makes_a_larger_tree_cheaper_is_averaged_out() -> None:
+    costs = Costs(plain=1.0, score={2: 1.5, 3: 1.75, 4: 1.25, 8: 2.0}, draft=0.0, level=0.0, node=0.0)
+    assert costs.curve() == pytest.approx({1: 1.0, 2: 1.5, 3: 1.5, 4: 1.5, 8: 2.0})
+    costs = Costs(plain=1.0, score={2: 3.0, 3: 2.0, 4: 1.0}, draft=0.0, level=0.0, node=0.0)
+    assert set(costs.curve().values()) == {1.0, 2.0}
