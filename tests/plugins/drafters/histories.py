@@ -101,14 +101,16 @@ def interpolated(contexts, prior, k):
     return p
 
 
-def check_best(answer, p):
-    """``topk`` of one slot gives the most probable tokens of ``p``, best first, no token twice, padded."""
-    tokens, logq = (values[0, 0].tolist() for values in answer)
-    found = [token for token in tokens if token >= 0]
-    best = sorted(p.values(), reverse=True)[: len(tokens)]
-    assert len(set(found)) == len(found) == len(best) and tokens[: len(found)] == found
-    assert [p[token] for token in found] == pytest.approx(best, rel=1e-5)
-    assert [math.exp(value) for value in logq] == pytest.approx(best + [0.0] * (len(tokens) - len(best)), rel=1e-5)
+def check_best(answer, p, row=0, place=0):
+    """``topk`` of a slot gives the most probable tokens of ``p``, best first, exact, no token twice, padded."""
+    tokens, logq = (values[row, place].tolist() for values in answer)
+    real = [token for token in tokens if token >= 0]
+    assert len(set(real)) == len(real) == min(len(tokens), len(p))
+    assert tokens == real + [-1] * (len(tokens) - len(real))
+    assert logq[len(real) :] == [-math.inf] * (len(tokens) - len(real))
+    best = sorted(p.values(), reverse=True)[: len(real)]
+    assert [math.exp(q) for q in logq[: len(real)]] == pytest.approx(best, rel=1e-5)
+    assert [p[token] for token in real] == pytest.approx(best, rel=1e-5)
 
 
 def random_paths(proposal, rng, vocab_size, count=4):

@@ -9,47 +9,23 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from specdecodes import assets
-from specdecodes.core.sampling import SamplingParams
-from specdecodes.core.state import DecodeState
-from specdecodes.plugin import Context
 from specdecodes.plugins.drafters.ngram import ContextIndex, Ngram
 from specdecodes.plugins.drafters.ngram_table import KEY_BITS, NgramTable
 from specdecodes.testing import check_drafter
 
+from .histories import check_best, context, grow, slots_of, state_of
+
 VOCAB = 6
-
-
-def context(vocab_size: int = VOCAB, **attributes: Any) -> Context:
-    return Context(SimpleNamespace(vocab_size=vocab_size, device=torch.device("cpu"), **attributes))
-
-
-def state_of(*rows: Sequence[int]) -> DecodeState:
-    """A state whose history is ``rows``."""
-    target = SimpleNamespace(device=torch.device("cpu"))
-    state = DecodeState(target, torch.tensor([row[:1] for row in rows]), SamplingParams())
-    for row, tokens in enumerate(rows):
-        grow(state, row, tokens[1:])
-    return state
-
-
-def grow(state: DecodeState, row: int, tokens: Sequence[int]) -> None:
-    state.history[row].extend(tokens)
-    state.root = torch.tensor([history[-1:] for history in state.history])
 
 
 def sequence(length: int, seed: int, vocab_size: int = VOCAB) -> list[int]:
     return random.Random(seed).choices(range(vocab_size), [2**-i for i in range(vocab_size)], k=length)
-
-
-def slots_of(*slots: int) -> torch.Tensor:
-    return torch.tensor([slots])
 
 
 def following(history: Sequence[int], suffix: Sequence[int]) -> Counter[int]:
@@ -77,17 +53,6 @@ def expected(
             weight = prior * len(counts)
             p = {t: (counts[t] + weight * p.get(t, 0.0)) / (counts.total() + weight) for t in {*p, *counts}}
     return p
-
-
-def check_answer(tokens: Sequence[int], logq: Sequence[float], p: dict[int, float]) -> None:
-    """Best first, exact, no token twice, padded."""
-    real = [token for token in tokens if token != -1]
-    assert len(set(real)) == len(real) == min(len(tokens), len(p))
-    assert list(tokens[: len(real)]) == real
-    assert list(logq[len(real) :]) == [-math.inf] * (len(tokens) - len(real))
-    best = sorted(p.values(), reverse=True)[: len(real)]
-    assert [math.exp(q) for q in logq[: len(real)]] == pytest.approx(best, rel=1e-5)
-    assert [p[token] for token in real] == pytest.approx(best, rel=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -119,7 +84,7 @@ def test_growing_equals_rebuilding() -> None:
 @pytest.mark.parametrize("with_table", [False, True])
 def test_answers_follow_the_formula_along_every_path(max_order: int, with_table: bool) -> None:
     table = NgramTable.build([sequence(80, 1)], VOCAB, min_counts=(1, 2, 2), max_successors=3) if with_table else ""
-    drafter = Ngram(context(), max_order=max_order, table=table, prior=2.0)
+    drafter = Ngram(context(VOCAB), max_order=max_order, table=table, prior=2.0)
     rng = random.Random(max_order)
     for length in (1, 2, 3, 40):
         history = sequence(length, length)
@@ -139,26 +104,26 @@ def test_answers_follow_the_formula_along_every_path(max_order: int, with_table:
             assert tokens.shape == logq.shape == (1, len(paths), k)
             for slot, path in enumerate(paths):
                 p = expected(history, path, max_order, 2.0, table or None)
-                check_answer(tokens[0, slot].tolist(), logq[0, slot].tolist(), p)
+                check_best((tokens, logq), p, place=slot)
 
 
 def test_a_single_long_match_beats_the_table_and_a_spread_out_one_does_not() -> None:
     table = NgramTable.build([[1, 2] * 50], VOCAB)
-    seen_once = Ngram(context(), table=table).propose(state_of([3, 4, 5, 1, 0, 3, 4, 5, 1]))
+    seen_once = Ngram(context(VOCAB), table=table).propose(state_of([3, 4, 5, 1, 0, 3, 4, 5, 1]))
     assert seen_once.topk(slots_of(0), 2)[0].tolist() == [[[0, 2]]]
-    spread = Ngram(context(), table=table).propose(state_of([1, 0, 1, 3, 1, 4, 1]))
+    spread = Ngram(context(VOCAB), table=table).propose(state_of([1, 0, 1, 3, 1, 4, 1]))
     assert spread.topk(slots_of(0), 1)[0].tolist() == [[[2]]]
 
 
 def test_token_0_is_not_the_start_of_the_text() -> None:
-    drafter = Ngram(context(), table=NgramTable.build([[0, 1, 2]] * 9, VOCAB, min_counts=(9, 9)))
+    drafter = Ngram(context(VOCAB), table=NgramTable.build([[0, 1, 2]] * 9, VOCAB, min_counts=(9, 9)))
     tokens, logq = drafter.propose(state_of([1])).topk(slots_of(0), 2)
     assert tokens.tolist() == [[[2, -1]]]
     assert logq[0, 0, 0] == pytest.approx(math.log(8.25 / 9), abs=1 / 32)  # not raised by the context (0, 1)
 
 
 def test_no_candidates_below_a_missing_token_and_after_news() -> None:
-    proposal = Ngram(context()).propose(state_of([0, 0, 0, 1]))
+    proposal = Ngram(context(VOCAB)).propose(state_of([0, 0, 0, 1]))
     assert proposal.topk(slots_of(0), 2)[0].tolist() == [[[-1, -1]]]
     below = proposal.expand(slots_of(0, 0), torch.tensor([[-1, 0]]))
     tokens, logq = proposal.topk(below, 2)
@@ -167,7 +132,7 @@ def test_no_candidates_below_a_missing_token_and_after_news() -> None:
 
 
 def test_no_slots_no_answers() -> None:
-    proposal = Ngram(context()).propose(state_of([0, 0]))
+    proposal = Ngram(context(VOCAB)).propose(state_of([0, 0]))
     none = torch.zeros(1, 0, dtype=torch.long)
     assert proposal.expand(none, none).shape == (1, 0)
     assert [t.shape for t in proposal.topk(none, 3)] == [(1, 0, 3)] * 2
@@ -175,30 +140,29 @@ def test_no_slots_no_answers() -> None:
 
 def test_rows_have_their_own_context() -> None:
     rows = [sequence(30, 1), sequence(17, 2)]
-    proposal = Ngram(context()).propose(state_of(*rows))
+    proposal = Ngram(context(VOCAB)).propose(state_of(*rows))
     new = proposal.expand(torch.zeros(2, 1, dtype=torch.long), torch.tensor([[1], [0]]))
     tokens, logq = proposal.topk(torch.cat([torch.zeros_like(new), new], 1), 3)
     for row, history in enumerate(rows):
         for place, path in enumerate(([], [[1], [0]][row])):
-            check_answer(tokens[row, place].tolist(), logq[row, place].tolist(), expected(history, path))
+            check_best((tokens, logq), expected(history, path), row, place)
 
 
 def test_each_step_takes_in_what_was_emitted() -> None:
-    drafter, history = Ngram(context()), sequence(60, 3)
+    drafter, history = Ngram(context(VOCAB)), sequence(60, 3)
     state = state_of(history[:5])
     drafter.generation_started(state)
     place = 5
     while place < 60:
         proposal = drafter.propose(state)
-        tokens, logq = proposal.topk(slots_of(0), 4)
-        check_answer(tokens[0, 0].tolist(), logq[0, 0].tolist(), expected(history[:place], []))
+        check_best(proposal.topk(slots_of(0), 4), expected(history[:place], []))
         grow(state, 0, history[place : place + place % 4])
         place += max(place % 4, 1)
         grow(state, 0, history[len(state.history[0]) : place])
 
 
 def test_generations_do_not_leak_into_each_other() -> None:
-    drafter = Ngram(context())
+    drafter = Ngram(context(VOCAB))
     first, second = state_of([1, 2, 3, 1]), state_of([1, 4, 5, 1])
     drafter.generation_started(first)
     drafter.generation_started(second)
@@ -214,7 +178,7 @@ def test_generations_do_not_leak_into_each_other() -> None:
 
 
 def test_there_is_no_distribution() -> None:
-    proposal = Ngram(context()).propose(state_of([1, 1]))
+    proposal = Ngram(context(VOCAB)).propose(state_of([1, 1]))
     assert proposal.marginals is None and not Ngram.has_probs
     with pytest.raises(ValueError, match="no distribution over the vocabulary"):
         proposal.logq(slots_of(0))
@@ -225,15 +189,15 @@ def test_the_table_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     table = NgramTable.build([[1, 2, 3]], VOCAB)
     table.save(path)
     monkeypatch.setattr(assets, "ngram_table", lambda: path)
-    assert Ngram(context()).table is None
-    assert Ngram(context(is_embedded=False)).table is None
-    assert Ngram(context(is_embedded=True), table="").table is None
-    assert Ngram(context(), table=table).table is table
+    assert Ngram(context(VOCAB)).table is None
+    assert Ngram(context(VOCAB, is_embedded=False)).table is None
+    assert Ngram(context(VOCAB, is_embedded=True), table="").table is None
+    assert Ngram(context(VOCAB), table=table).table is table
     for made in (
-        Ngram(context(is_embedded=True)),
-        Ngram(context(), table="embedded"),
-        Ngram(context(), table=str(path)),
-        Ngram(context(), table=path),
+        Ngram(context(VOCAB, is_embedded=True)),
+        Ngram(context(VOCAB), table="embedded"),
+        Ngram(context(VOCAB), table=str(path)),
+        Ngram(context(VOCAB), table=path),
     ):
         assert made.table is not None
         assert made.propose(state_of([1])).topk(slots_of(0), 1)[0].tolist() == [[[2]]]
@@ -252,7 +216,7 @@ def test_the_table_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Ngram(context(), **settings)
+        Ngram(context(VOCAB), **settings)
 
 
 def test_large_vocabularies_have_keys_of_their_own() -> None:

@@ -12,6 +12,8 @@ from specdecodes.plugins.trees.static import Chain, Root, Static
 from specdecodes.testing import EnumeratingRng, LiteralProposal, LiteralTarget
 from specdecodes.testing.toys import numbers
 
+from .conftest import Counting
+
 VOCAB = 20
 
 
@@ -26,22 +28,6 @@ def state_of(draws="none", rows=1, **params):
     state = DecodeState(target, prompts, settings, draws=draws)
     state.first(target.prefill(prompts))
     return state
-
-
-class Counting(LiteralProposal):
-    """Remembers how it was asked."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.asked, self.expanded = [], []
-
-    def topk(self, slots, k):
-        self.asked.append((slots.shape[1], k))
-        return super().topk(slots, k)
-
-    def expand(self, slots, tokens):
-        self.expanded.append(slots.shape[1])
-        return super().expand(slots, tokens)
 
 
 def test_stree_asks_once_a_level_and_expands_parents_only():
