@@ -126,6 +126,10 @@ class Tree:
         """(B, T)."""
         return self.tokens.shape[0], self.tokens.shape[1]
 
+    def count(self, row: int = 0) -> int:
+        """How many nodes of a row are not padding; reads (and so synchronises on) ``num_nodes`` where there is any."""
+        return self.tokens.shape[1] if self.num_nodes is None else int(self.num_nodes[row])
+
     @cached_property
     def structure(self) -> Topology:
         """What follows from the parents alone: ancestors, depths, paths."""

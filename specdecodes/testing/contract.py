@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from specdecodes.core.tree import DRAWS
 from specdecodes.hookspecs import hookimpl
 from specdecodes.plugin import Context, Hooks
 
@@ -58,6 +59,11 @@ def declares(component: object, kind: str, **kinds: type) -> None:
             isinstance(got, expected),
             f"{kind} {name}.{attribute}: expected {expected.__name__}, got {type(got).__name__} {got!r}",
         )
+
+
+def check_draws(name: str, draws: Sequence[str]) -> None:
+    """What builder or verifier ``name`` declares as ``draws`` are ways of coming by children."""
+    expect(draws and set(draws) <= set(DRAWS), f"{name}.draws: expected some of {DRAWS}, got {draws}")
 
 
 class _Propose:

@@ -99,7 +99,7 @@ def real_path(tree: Tree, row: int, nodes: Sequence[int]) -> list[int]:
     expect(all(node == -1 for node in nodes[length:]), f"path {list(nodes)}: expected -1 after its end only")
     expect(path and path[0] == 0, f"path {list(nodes)}: expected the root (node 0) first, accepted drafts or not")
     parents = tree.parents[row].tolist()
-    count = len(parents) if tree.num_nodes is None else int(tree.num_nodes[row])
+    count = tree.count(row)
     for above, node in pairwise(path):
         expect(node < len(parents), f"path {path}: the tree has {len(parents)} nodes")
         expect(node < count, f"path {path}: node {node} is padding (the tree has {count} nodes) and is never accepted")

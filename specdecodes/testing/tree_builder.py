@@ -9,10 +9,10 @@ from torch import Tensor
 
 from specdecodes.core.sampling import Rng, SamplingParams
 from specdecodes.core.state import DecodeState
-from specdecodes.core.tree import DRAWS, Proposal, Topology, Tree
+from specdecodes.core.tree import Proposal, Topology, Tree
 from specdecodes.models.target import Target
 from specdecodes.plugin import Context, Hooks
-from specdecodes.testing.contract import declares, during, expect, hooked, made
+from specdecodes.testing.contract import check_draws, declares, during, expect, hooked, made
 from specdecodes.testing.literal import LiteralProposal, LiteralTarget
 from specdecodes.testing.toys import numbers, toy_context
 
@@ -40,10 +40,7 @@ def check_tree_builder(builder: Any, *, context: Context | None = None, **settin
     kinds = {"max_nodes": int, "max_depth": int, "chain": bool, "draws": tuple, "needs_marginals": bool}
     declares(checked, "tree builder", **kinds)
     name = f"tree builder {type(checked).__name__}"
-    expect(
-        checked.draws and set(checked.draws) <= set(DRAWS),
-        f"{name}.draws: expected some of {DRAWS}, got {checked.draws}",
-    )
+    check_draws(name, checked.draws)
     run = _Run(checked, name)
     for draws in checked.draws:
         for candidates in (None, 2, 1, 0):
@@ -297,15 +294,11 @@ def _token_paths(tree: Tree) -> list[tuple[int, ...]]:
     """The tokens below the root on the way to every real node."""
     tokens, parents = tree.tokens[0].tolist(), tree.parents[0].tolist()
     paths: list[tuple[int, ...]] = [()]
-    for node in range(1, _count(tree)):
+    for node in range(1, tree.count()):
         paths.append((*paths[parents[node]], tokens[node]))
     return paths
 
 
 def _children(tree: Tree) -> list[list[int]]:
     parents = tree.parents[0].tolist()
-    return [[child for child in range(1, _count(tree)) if parents[child] == node] for node in range(_count(tree))]
-
-
-def _count(tree: Tree) -> int:
-    return tree.shape[1] if tree.num_nodes is None else int(tree.num_nodes[0])
+    return [[child for child in range(1, tree.count()) if parents[child] == node] for node in range(tree.count())]

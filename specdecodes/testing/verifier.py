@@ -10,10 +10,10 @@ from torch import Tensor
 
 from specdecodes.core.sampling import Rng, SamplingParams
 from specdecodes.core.state import DecodeState
-from specdecodes.core.tree import DRAWS, Tree, Verdict
+from specdecodes.core.tree import Tree, Verdict
 from specdecodes.models.target import Target
 from specdecodes.plugin import Context, Hooks
-from specdecodes.testing.contract import declares, during, expect, hooked, made
+from specdecodes.testing.contract import check_draws, declares, during, expect, hooked, made
 from specdecodes.testing.enumeration import explore, sequence_law, total_variation
 from specdecodes.testing.laws import CASES, Laws, draw_tree, laws_of, with_padding
 from specdecodes.testing.literal import LiteralTarget, real_path
@@ -67,10 +67,7 @@ def check_verifier(verifier: Any, *, context: Context | None = None, **settings:
         checked.serves and set(checked.serves) <= {"greedy", "sampling"},
         f"{name}.serves: expected 'greedy', 'sampling' or both, got {checked.serves}",
     )
-    expect(
-        checked.draws and set(checked.draws) <= set(DRAWS),
-        f"{name}.draws: expected some of {DRAWS}, got {checked.draws}",
-    )
+    check_draws(name, checked.draws)
     judge = _Judge(checked, name)
     if "greedy" in checked.serves:
         with during(f"{name} at temperature 0"):
@@ -197,9 +194,8 @@ def _check_greedy(judge: _Judge) -> None:
 def _greedy_by_hand(tree: Tree, row: int, rule: Callable[[tuple[int, ...]], Tensor]) -> list[int]:
     """The target's best tokens as far down as they were drafted, and one more."""
     paths = tree.structure.paths[row].tolist()
-    count = len(paths) if tree.num_nodes is None else int(tree.num_nodes[row])
     ids = tree.tokens[row].tolist()
-    drafted = {tuple(ids[node] for node in path if node > 0) for path in paths[:count]}
+    drafted = {tuple(ids[node] for node in path if node > 0) for path in paths[: tree.count(row)]}
     emitted: list[int] = []
     while True:
         emitted.append(int(rule((PROMPT, ROOT, *emitted)).argmax()))

@@ -163,7 +163,7 @@ class Shrinking(Altered):
     """Cuts padding off instead of keeping the number of nodes."""
 
     def alter(self, tree):
-        count = tree.shape[1] if tree.num_nodes is None else int(tree.num_nodes)
+        count = tree.count()
         logq = None if tree.logq is None else tree.logq[:, :count]
         return Tree(tree.tokens[:, :count], tree.parents[:, :count], None, tree.slots[:, :count], logq, tree.draws)
 

@@ -78,10 +78,25 @@ class IndexDrafter:
         return indices
 
 
-class IndexProposal:
-    """Candidates by slot. A slot stands for a node of the row's index, so that expanding it runs nothing."""
+class Candidates:
+    """Base of proposals that know candidates and no distribution over the vocabulary."""
 
     marginals: Tensor | None = None
+
+    def logq(self, slots: Tensor) -> Tensor:
+        """There is none.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "this drafter has candidates but no distribution over the vocabulary; choose children by score (draws "
+            "'none') and verify with 'greedy' or 'token-match'"
+        )
+
+
+class IndexProposal(Candidates):
+    """Candidates by slot. A slot stands for a node of the row's index, so that expanding it runs nothing."""
 
     def __init__(self, indices: Sequence[Index[Any]], device: torch.device) -> None:
         self._indices = indices
@@ -114,17 +129,6 @@ class IndexProposal:
         nodes = self._nodes[row]
         nodes.append(self._indices[row].child(nodes[slot], token))
         return len(nodes) - 1
-
-    def logq(self, slots: Tensor) -> Tensor:
-        """There is no distribution over the vocabulary.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(
-            "an index drafter has no distribution over the vocabulary; draw its children by score (draws 'none') "
-            "and verify with 'greedy' or 'token-match'"
-        )
 
     def expand(self, slots: Tensor, tokens: Tensor) -> Tensor:
         """New slots [B, n] for ``tokens`` [B, n] below ``slots`` [B, n]: bookkeeping on the host."""

@@ -52,7 +52,7 @@ class Jacobi(IndexDrafter):
         predictions = best_tokens(state.scores).tolist()
         tokens, parents, path = tree.tokens.tolist(), tree.parents.tolist(), verdict.path.tolist()
         for row, index in enumerate(self._indices[state]):
-            count = tree.shape[1] if tree.num_nodes is None else int(tree.num_nodes[row])
+            count = tree.count(row)
             last = max(node for node in path[row])  # parents come first
             index.learn(tokens[row][:count], parents[row][:count], predictions[row], last)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from specdecodes.hookspecs import hookimpl
 from specdecodes.plugin import Hooks
+from specdecodes.plugins.drafters.index import Candidates
 
 if TYPE_CHECKING:
     from specdecodes.core.decoder import Generation
@@ -119,10 +120,8 @@ class PartProposal:
         return torch.tensor([values], device=self._state.root.device)
 
 
-class CompositeProposal:
+class CompositeProposal(Candidates):
     """Candidates from several parts by slot; a subclass supplies :meth:`topk`."""
-
-    marginals: Tensor | None = None
 
     def __init__(self, parts: Sequence[PartProposal]) -> None:
         self.parts = parts
@@ -131,17 +130,6 @@ class CompositeProposal:
     def topk(self, slots: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """See :meth:`Proposal.topk`."""
         raise NotImplementedError
-
-    def logq(self, slots: Tensor) -> Tensor:
-        """There is no distribution over the vocabulary.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(
-            "candidates of several drafters have no distribution over the vocabulary; draw children by score (draws "
-            "'none') and verify with 'greedy' or 'token-match'"
-        )
 
     def expand(self, slots: Tensor, tokens: Tensor) -> Tensor:
         """New slots [1, n] for ``tokens`` [1, n] below ``slots`` [1, n]; a part runs them when it is asked there."""

@@ -50,7 +50,7 @@ class TokenRecycling(IndexDrafter):
         scores, best = state.scores.topk(min(self.width, state.scores.shape[-1]), dim=-1)
         missing = best.masked_fill(scores.isneginf(), -1)
         for row, index in enumerate(self._indices[state]):
-            count = tree.shape[1] if tree.num_nodes is None else int(tree.num_nodes[row])
+            count = tree.count(row)
             index.matrix.update(zip(tree.tokens[row, :count].tolist(), missing[row].tolist(), strict=False))
 
 

@@ -84,7 +84,7 @@ def step_of(tree: Tree, verdict: Verdict, emitted: int) -> Step:
         tree: what was drafted. verdict: what was accepted of it, before the end of the answer cut it.
         emitted: how many tokens the answer got.
     """
-    count = tree.shape[1] if tree.num_nodes is None else int(tree.num_nodes[0])
+    count = tree.count()
     tokens, parents = tree.tokens[0, :count].tolist(), tree.parents[0, :count].tolist()
     path = [node for node in verdict.path[0].tolist() if node >= 0]
     kinds = ["root"] + ["rejected"] * (count - 1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import pad
 
+from specdecodes.core.parents import children_of, depths_of
 from specdecodes.core.tree import Proposal, Tree
 from specdecodes.hookspecs import hookimpl
 from specdecodes.plugins.bigrams import BigramTable, bigrams_of
@@ -50,9 +51,7 @@ class BigramWiden:
         self._levels = _parse_levels(levels, self._base.max_depth)
         self._followers = followers
         self._table = bigrams_of(context, bigrams)
-        depths = [0]
-        for parent in self._base.shape.parents[1:]:
-            depths.append(depths[parent] + 1)
+        depths = depths_of(self._base.shape.parents)
         self.max_nodes = self._base.max_nodes + followers * sum(depth in self._levels for depth in depths)
         self.max_depth = max(self._base.max_depth, max(self._levels) + 1)
 
@@ -61,7 +60,7 @@ class BigramWiden:
         """Build the static tree, then look its tokens up; the nodes of the static tree keep their numbers."""
         base = self._base.build_tree(state, proposal)
         rows, size = base.shape
-        sizes = [size] * rows if base.num_nodes is None else base.num_nodes.tolist()
+        sizes = [base.count(row) for row in range(rows)]
         given = zip(base.tokens.tolist(), base.parents.tolist(), sizes, strict=True)
         widened = [self._widen(tokens[:count], parents[:count]) for tokens, parents, count in given]
         counts = [len(tokens) for tokens, _ in widened]
@@ -76,15 +75,11 @@ class BigramWiden:
 
     def _widen(self, tokens: list[int], parents: list[int]) -> tuple[list[int], list[int]]:
         """Tokens and parents of one row's real nodes, the followers behind them."""
-        children: list[set[int]] = [set() for _ in tokens]
-        depths = [0] * len(tokens)
-        for node in range(1, len(tokens)):
-            children[parents[node]].add(tokens[node])
-            depths[node] = depths[parents[node]] + 1
         all_tokens, all_parents = list(tokens), list(parents)
-        for node, token in enumerate(tokens):
-            if depths[node] in self._levels:
-                new = [other for other in self._table.after(token) if other not in children[node]][: self._followers]
+        for node, (depth, children) in enumerate(zip(depths_of(parents), children_of(parents), strict=True)):
+            if depth in self._levels:
+                there = {tokens[child] for child in children}
+                new = [other for other in self._table.after(tokens[node]) if other not in there][: self._followers]
                 all_tokens += new
                 all_parents += [node] * len(new)
         return all_tokens, all_parents

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from specdecodes.core.parents import children_of
 from specdecodes.plugins.trees.growmap_file import SUFFIXES, read_growmap, write_growmap
 
 
@@ -80,10 +81,7 @@ class TreeShape:
         Raises:
             ValueError: see :func:`write_growmap`.
         """
-        successors: list[list[int]] = [[] for _ in self.parents]
-        for node, parent in enumerate(self.parents[1:], 1):
-            successors[parent].append(node)
-        write_growmap(successors, path)
+        write_growmap(children_of(self.parents), path)
 
     @cached_property
     def parents(self) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from specdecodes.core.parents import children_of
 from specdecodes.core.sampling import Best, Rng
 from specdecodes.core.tree import Tree, Verdict
 from specdecodes.hookspecs import hookimpl
@@ -60,7 +61,8 @@ class WalkingVerifier(Verifier):
         """See the base; the walk is on the host."""
         paths, bonuses = [], []
         for row in range(tree.shape[0]):
-            path, bonus = self.walk(logp[row], children_of(tree, row), tree, row, rng)
+            children = children_of(tree.parents[row, : tree.count(row)].tolist())
+            path, bonus = self.walk(logp[row], children, tree, row, rng)
             paths.append(path)
             bonuses.append(bonus)
         return verdict_of(paths, bonuses, tree)
@@ -136,16 +138,6 @@ def standing_depths(tree: Tree, accepted: Tensor) -> Tensor:
     accepted = accepted | (structure.depths == 0)
     stands = (structure.ancestors <= accepted[:, None, :]).all(-1)  # <= is "implies"
     return torch.where(stands, structure.depths, -1)
-
-
-def children_of(tree: Tree, row: int) -> list[list[int]]:
-    """The children of every node of a row, in draw order, padding left out."""
-    parents = tree.parents[row].tolist()
-    count = len(parents) if tree.num_nodes is None else int(tree.num_nodes[row])
-    children: list[list[int]] = [[] for _ in parents]
-    for node in range(1, count):
-        children[parents[node]].append(node)
-    return children
 
 
 def verdict_of(paths: Sequence[Sequence[int]], bonuses: Sequence[int], tree: Tree) -> Verdict:

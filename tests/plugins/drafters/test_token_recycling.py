@@ -86,8 +86,7 @@ class Watching:
     @hookimpl
     def step_finished(self, state, tree, verdict):
         best = state.scores.topk(8, dim=-1)[1]
-        count = tree.shape[1] if tree.num_nodes is None else int(tree.num_nodes)
-        for node in range(count):
+        for node in range(tree.count()):
             self.rows[int(tree.tokens[0, node])] = best[0, node].tolist()
 
 

@@ -72,8 +72,7 @@ def paths_of(tree, row=0):
     """The tokens below the root of every real node, in the order of the nodes."""
     tokens = tree.tokens[row].tolist()
     paths = tree.structure.paths[row].tolist()
-    count = len(paths) if tree.num_nodes is None else int(tree.num_nodes[row])
-    return [tuple(tokens[node] for node in path if node > 0) for path in paths[:count]]
+    return [tuple(tokens[node] for node in path if node > 0) for path in paths[: tree.count(row)]]
 
 
 @pytest.fixture

@@ -49,10 +49,6 @@ def widened(state, candidates=None, table=TABLE, **settings):
     return tree
 
 
-def count(tree, row=0):
-    return tree.shape[1] if tree.num_nodes is None else int(tree.num_nodes[row])
-
-
 @pytest.mark.parametrize("candidates", [None, 1, 0])
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("levels", ["all", "0", "1.3", "4"])
@@ -63,7 +59,7 @@ def test_every_node_of_the_named_levels_gets_its_followers(followers, levels, ro
     tree = widened(state, candidates, tree=shape, followers=followers, levels=levels)
     wanted = range(5) if levels == "all" else [int(level) for level in levels.split(".")]
     for row in range(rows):
-        size = count(base, row)
+        size = base.count(row)
         tokens, parents = tree.tokens[row].tolist(), tree.parents[row].tolist()
         assert tokens[:size] == base.tokens[row, :size].tolist(), "the static tree keeps its numbers"
         assert parents[:size] == base.parents[row, :size].tolist()
@@ -75,7 +71,7 @@ def test_every_node_of_the_named_levels_gets_its_followers(followers, levels, ro
                 own = {tokens[child] for child in range(1, size) if parents[child] == node}
                 new = [token for token in TABLE.after(tokens[node]) if token not in own][:followers]
                 expected += [(node, token) for token in new]
-        end = count(tree, row)
+        end = tree.count(row)
         assert list(zip(parents[size:end], tokens[size:end], strict=True)) == expected
         assert end == size + len(expected)
 
@@ -86,7 +82,7 @@ def test_no_token_stands_twice_below_a_node():
     followers = TABLE.followers.copy()
     followers[:] = best  # the drafter's own best token, everywhere
     tree = widened(state, tree="1,1", followers=1, table=type(TABLE)(followers))
-    pairs = list(zip(tree.parents[0, : count(tree)].tolist(), tree.tokens[0, : count(tree)].tolist(), strict=True))
+    pairs = list(zip(tree.parents[0, : tree.count()].tolist(), tree.tokens[0, : tree.count()].tolist(), strict=True))
     assert len(set(pairs)) == len(pairs)
     assert (0, best) in pairs[:3], "drafted, and so not added at the root"
 
