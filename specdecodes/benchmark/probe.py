@@ -5,7 +5,7 @@ Letters: n places where a step may start (every token of an answer but its last 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,24 +108,20 @@ class Probe(Root):
         """Ask along the answer, one slot after the other; the root alone is the tree."""
         place = self._place
         coming = self._answer[place + 1 : place + 1 + self.depth]
-        slots = torch.zeros_like(state.root)
-        for depth, token in enumerate(coming):
-            candidates, _ = proposal.topk(slots, self.ranks)
-            logq = proposal.logq(slots)[0, 0].double() if self.has_probs else None
-            self._note(place, depth, token, candidates[0, 0].tolist(), logq)
-            if depth + 1 < len(coming):
-                slots = proposal.expand(slots, torch.full_like(state.root, token))
+        for depth, (slot, candidates) in enumerate(offered(state, proposal, coming, self.ranks)):
+            logq = proposal.logq(slot)[0, 0].double() if self.has_probs else None
+            self._note(place, depth, coming[depth], candidates, logq)
         self._place += 1
         return super().build_tree(state, proposal)
 
     def _note(self, place: int, depth: int, token: int, candidates: list[int], logq: Tensor | None) -> None:
         at = place, depth
         logp, best = self._logp[place + 1 + depth], self._best[place + 1 + depth]
-        offered = torch.tensor(candidates)
-        known = offered >= 0
+        tokens = torch.tensor(candidates)
+        known = tokens >= 0
         self._valid[at] = True
-        self._greedy[at] = (offered == best).double()
-        probs = logp[offered.clamp(min=0).to(logp.device)].exp().cpu()
+        self._greedy[at] = (tokens == best).double()
+        probs = logp[tokens.clamp(min=0).to(logp.device)].exp().cpu()
         self._sampled[at] = torch.where(known, probs, 0.0)
         self._on_sampled[at] = token in candidates
         self._on_greedy[at] = token in candidates and token == best
@@ -138,6 +134,22 @@ class Probe(Root):
         self._chain_sampled[at] = float((logq[token] - logp[token]).exp().clamp(max=1.0))
         if depth == 0:
             self._kl[place], self._overlap[place], self._unknown[place] = divergence(logp, logq)
+
+
+def offered(
+    state: DecodeState, proposal: Proposal, coming: Sequence[int], k: int
+) -> Iterator[tuple[Tensor, list[int]]]:
+    """Ask a proposal for one row along the ``coming`` tokens.
+
+    Yields:
+        Per token, the slot [1, 1] where it may come next, and the ``k`` candidates there (-1: none), best first. The
+        token is run when the next one is asked for.
+    """
+    slot = torch.zeros_like(state.root)
+    for depth, token in enumerate(coming):
+        yield slot, proposal.topk(slot, k)[0][0, 0].tolist()
+        if depth + 1 < len(coming):
+            slot = proposal.expand(slot, torch.full_like(state.root, token))
 
 
 def divergence(logp: Tensor, logq: Tensor) -> tuple[float, float, float]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from specdecodes.benchmark.probe import offered
 from specdecodes.core.decoder import Decoder
 from specdecodes.core.parents import children_of
 from specdecodes.core.tree import Proposal, Tree
@@ -47,12 +48,9 @@ class RankTracer(Root):
     def build_tree(self, state: DecodeState, proposal: Proposal) -> Tree:
         """Follow the answer from the root on; the tree is the root alone, so that every place gets its turn."""
         start = len(state.tokens[0])
-        slot = torch.zeros_like(state.root)
+        coming = self.answer[start : start + self.depth]
         ranks: list[int] = []
-        for token in self.answer[start : start + self.depth]:
-            if ranks:
-                slot = proposal.expand(slot, torch.full_like(state.root, self.answer[start + len(ranks) - 1]))
-            candidates = proposal.topk(slot, self.width)[0][0, 0].tolist()
+        for token, (_, candidates) in zip(coming, offered(state, proposal, coming, self.width), strict=True):
             if token not in candidates:
                 break
             ranks.append(candidates.index(token))
