@@ -46,6 +46,7 @@ def generate(pair: Pair, capsys: pytest.CaptureFixture[str]) -> Any:
 
     def run(*arguments: str, draft: bool = True) -> dict[str, str]:
         named = ["--draft", pair.draft] if draft else []
+        capsys.readouterr()  # what the test itself has loaded
         code = main(["generate", "--target", pair.target, *named, "--prompt", PROMPT, *arguments])
         captured = capsys.readouterr()
         assert (code, captured.err) == (0, "")
