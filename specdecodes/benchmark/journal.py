@@ -66,6 +66,20 @@ def replace(path: Path, parts: Iterable[bytes]) -> None:
     temporary.replace(path)
 
 
+def read_json(path: Path, name: str, way_out: str) -> Any:  # noqa: ANN401 - whatever it holds
+    """The JSON value in a file; messages call it ``name`` and end with ``way_out``.
+
+    Raises:
+        ValueError: a file that cannot be read, or that is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{name}: cannot read {path}: {error.strerror}; {way_out}") from error
+    except ValueError as error:
+        raise ValueError(f"{name}: {path}: expected JSON, got {error}; {way_out}") from error
+
+
 def replace_json(path: Path, values: Mapping[str, Any]) -> None:
     """:func:`replace` with one indented JSON object."""
     replace(path, [json.dumps(values, ensure_ascii=False, indent=1).encode(), b"\n"])

@@ -20,7 +20,7 @@ from specdecodes.benchmark.likelihood import logits_along
 from specdecodes.benchmark.probe import Probe, Probed, visits
 from specdecodes.benchmark.replay import Recording, replay_one
 from specdecodes.benchmark.settings import plain_value, short_name
-from specdecodes.core.decoder import Decoder, Prompt
+from specdecodes.core.decoder import Decoder
 from specdecodes.core.load import load
 from specdecodes.core.sampling import LogitsPipeline, SamplingParams
 from specdecodes.data import EMBEDDED, check_range, texts
@@ -226,13 +226,7 @@ def _passages(settings: ScoreSettings, plain: Decoder, source: Iterator[str], sk
 
 def _answer(settings: ScoreSettings, plain: Decoder, index: int, text: str) -> Passage:
     """The target's answer to ``text``, decoded by itself."""
-    tokenizer = plain.tokenizer
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    if len(ids) > settings.prompt_tokens:
-        text = tokenizer.decode(ids[: settings.prompt_tokens])
-    chat = tokenizer.chat_template is not None if settings.chat is None else settings.chat
-    asked: Prompt = [{"role": "user", "content": text}] if chat else text
-    prompt = plain.encode(asked)
+    prompt = plain.encode(plain.as_prompt(text, chat=settings.chat, most=settings.prompt_tokens))
     generation = plain.generate(prompt, **vars(settings.params(index)))
     return Passage(index, prompt, generation.tokens[0])
 

@@ -14,7 +14,7 @@ from specdecodes.cli.arguments import (
     sampling_from,
 )
 from specdecodes.cli.seeds import add_seed_arguments, apply
-from specdecodes.core.decoder import Decoder, Generation, Prompt
+from specdecodes.core.decoder import Decoder, Generation
 from specdecodes.core.state import DecodeState
 from specdecodes.hookspecs import hookimpl
 from specdecodes.plugins.observers.acceptance import Acceptance
@@ -73,20 +73,13 @@ def run(args: argparse.Namespace) -> None:
     (args.mode,) = apply(args, [args.mode] if args.mode else []) or ("stree",)
     last = LastGeneration()
     decoder = load_from(args, observers=[Acceptance(), last, *(["show-trees"] if args.show_trees else [])])
-    pieces = decoder.stream(prompt_of(decoder, args), **sampling)
+    pieces = decoder.stream(decoder.as_prompt(args.prompt, chat=args.chat), **sampling)
     if args.show_trees:
         pieces = iter(["".join(pieces)])  # the answer in one piece, below its steps
     for piece in pieces:
         print(piece, end="", flush=True)
     assert last.generation is not None
     print("\n", *report(decoder, last.generation), sep="\n")
-
-
-def prompt_of(decoder: Decoder, args: argparse.Namespace) -> Prompt:
-    """The prompt as a message where the chat template is asked for, or there is one and nothing else was said."""
-    template = getattr(decoder.tokenizer, "chat_template", None)
-    chat = args.chat if args.chat is not None else template is not None
-    return [{"role": "user", "content": args.prompt}] if chat else str(args.prompt)
 
 
 class LastGeneration:

@@ -120,6 +120,19 @@ class Decoder:
 
         return (piece for piece in pieces() if piece)
 
+    def as_prompt(self, text: str, *, chat: bool | None = None, most: int | None = None) -> Prompt:
+        """``text`` as a prompt: a chat message, or to be continued as it is.
+
+        Args:
+            chat: which of the two; None: a message where the tokenizer has a chat template.
+            most: cut a longer text to so many tokens.
+        """
+        if most is not None and len(ids := self.tokenizer.encode(text, add_special_tokens=False)) > most:
+            text = self.tokenizer.decode(ids[:most])
+        if chat is None:
+            chat = getattr(self.tokenizer, "chat_template", None) is not None
+        return [{"role": "user", "content": text}] if chat else text
+
     def encode(self, prompt: Prompt) -> Tensor:
         """The prompt as int64 [B, L] on the target's device; chat messages go through the chat template.
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from specdecodes.benchmark.journal import replace_json
+from specdecodes.benchmark.journal import read_json, replace_json
 
 FORMAT = "specdecodes recipe"
 VERSION = 1
@@ -53,12 +52,7 @@ class Recipe:
         Raises:
             ValueError: no such file, not a recipe, another version, a field that is missing or of another type.
         """
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ValueError(f"recipe: cannot read {path}: {error.strerror}; 'specdecodes tune' writes one") from error
-        except ValueError as error:
-            raise ValueError(f"recipe: {path}: expected JSON, got {error}") from error
+        values = read_json(path, "recipe", "'specdecodes tune' writes one")
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise ValueError(f"recipe: {path}: expected a file that 'specdecodes tune' wrote, got another")
         if values.get("version") != VERSION:

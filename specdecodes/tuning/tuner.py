@@ -122,11 +122,9 @@ class Tuner:
         Raises:
             ValueError: a target without a tokenizer.
         """
-        tokenizer = self.plain.tokenizer
-        if tokenizer is None:
+        if self.plain.tokenizer is None:
             raise ValueError("tokenizer: expected one beside the target, got none; name one with --tokenizer")
-        text = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)[:length])
-        return self.plain.encode([{"role": "user", "content": text}] if tokenizer.chat_template else text)
+        return self.plain.encode(self.plain.as_prompt(text, most=length))
 
     def tune(self, prompts: Sequence[Tensor], held_out: Sequence[Tensor]) -> Tuned:
         """Choose and measure.

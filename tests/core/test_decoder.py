@@ -189,6 +189,18 @@ def test_bad_input_is_refused_in_one_line(decoder, ids, settings, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_text_becomes_a_message_where_there_is_a_template_and_is_cut(decoder, pieces):
+    tokenizer = pieces(["a", "b", "c"])
+    plain = decoder(counting, tokenizer=tokenizer)
+    assert plain.as_prompt("abc") == "abc" == plain.as_prompt("abc", most=3)
+    assert plain.as_prompt("abcab", most=4) == "abca"
+    assert plain.as_prompt("abc", chat=True, most=2) == [{"role": "user", "content": "ab"}]
+    tokenizer.chat_template = "{{ messages }}"
+    assert plain.as_prompt("abc") == [{"role": "user", "content": "abc"}]
+    assert plain.as_prompt("abc", chat=False) == "abc"
+    assert decoder(counting).as_prompt("abc") == "abc", "no tokenizer is needed"
+
+
 def test_messages_need_a_chat_template(decoder, pieces):
     with pytest.raises(ValueError, match="the tokenizer has no chat template"):
         decoder(counting, tokenizer=pieces(["a"])).generate([{"role": "user", "content": "a"}])

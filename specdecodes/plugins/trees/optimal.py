@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from specdecodes import assets
 from specdecodes.core.settings import SettingWarning
+from specdecodes.plugins.trees.drafted import check_positive
 from specdecodes.plugins.trees.optimise import Measurements, optimise
 from specdecodes.plugins.trees.static import Static
 
@@ -55,7 +56,6 @@ class Optimal(Static):
                 found.cost if cost is None else cost,
                 0.0 if other_unit else found.draft_cost if draft_cost is None else draft_cost,
             )
-        if depth < 1:
-            raise ValueError(f"depth: expected at least 1, got {depth}")
+        check_positive(depth=depth)
         self.optimum = optimise(found, max_nodes=max_nodes, max_depth=depth)
         self._use(self.optimum.shape, context)

@@ -31,8 +31,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specdecodes.benchmark.journal import replace
+from specdecodes.benchmark.journal import read_json, replace
 from specdecodes.core.settings import SettingWarning
+from specdecodes.plugins.trees.drafted import check_positive
 from specdecodes.plugins.trees.shape import TreeShape
 
 Floats = NDArray[np.float64]
@@ -91,12 +92,7 @@ class Measurements:
         Raises:
             ValueError: no such file, not JSON, a missing field, or see :meth:`checked`.
         """
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ValueError(f"measured: cannot read {path}: {error.strerror}") from error
-        except ValueError as error:
-            raise ValueError(f"measured: {path}: expected JSON, got {error}") from error
+        values = read_json(path, "measured", "name a file that holds acceptance and cost, such as a recipe")
         missing = [name for name in ("acceptance", "cost") if not isinstance(values, dict) or name not in values]
         if missing:
             raise ValueError(
@@ -149,9 +145,7 @@ def optimise(
         ValueError: a limit below 1.
     """
     limits = {"max_nodes": max_nodes, "max_depth": max_depth, "max_children": max_children}
-    for name, value in limits.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
+    check_positive(**{name: value for name, value in limits.items() if value is not None})
     budget = min(max_nodes or max(measured.cost), max(measured.cost))
     programme = _Programme(measured.acceptance, budget, max_children)
     plain = measured.cost_of(1)
