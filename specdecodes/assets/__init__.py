@@ -43,7 +43,7 @@ _STATIC = ("static", "growmap", "bigram-widen")
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "ngram": {
         **{key: {"tree": "3,2.1.0,1.0.0,1,1,1,1"} for key in _STATIC},
-        "best-first": {"max_nodes": 8, "depth": 7, "topk": 3, "width": 2},
+        "best-first": {"max_nodes": 11, "depth": 8, "topk": 4, "width": 2},
         "beam": {"width": 2, "depth": 4},
         "optimal": {"measured": str(measured("ngram"))},
     },
