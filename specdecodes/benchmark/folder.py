@@ -74,12 +74,25 @@ class RunFolder:
             replace(self.answer_file(mode), answers)
 
 
+def check_folder(name: str, path: Path | None) -> None:
+    """Refuse a ``path`` (setting ``name``) that is something else than a folder or nothing yet.
+
+    Raises:
+        ValueError: it is a file, or lies in one.
+    """
+    for place in () if path is None else (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise ValueError(f"{name}: expected a folder, got {str(path)!r}, where a file is; choose another name")
+
+
 def check_place(settings: RunSettings, fingerprint: Mapping[str, Any]) -> Path | None:
     """The folder to go on with, or None for a new one. Reads only, so that bad input is refused before any work.
 
     Raises:
         ValueError: nothing to resume, a run made with other settings, or a folder that holds a run already.
     """
+    for name in ("out_dir", "log_dir"):
+        check_folder(name, getattr(settings, name))
     if not settings.resume:
         for place in (settings.out_dir, settings.log_dir if settings.out_dir else None):
             for name in (RUN_FILE, "model_answer", "summary.json"):

@@ -33,7 +33,7 @@ class Corpus(NamedTuple):
 
 def add_build_arguments(parser: OneLineParser, *, makes: str, out: str) -> None:
     """Add the action ``build``, which ``makes`` something, what :func:`read` reads, and ``out``."""
-    parser.add_argument("action", choices=["build"], help=makes)
+    parser.add_argument("action", choices=["build"], metavar="build", help=makes)
     add_text_arguments(parser, "--corpus", limit=None, required=True)
     parser.add_argument("--target", default="embedded", metavar="NAME", help="a folder, a hub id (default: embedded)")
     parser.add_argument("--tokenizer", metavar="NAME", help="a folder or hub id (default: the one beside the target)")
@@ -48,6 +48,8 @@ def read(args: argparse.Namespace) -> Corpus:
     """
     check_out(args.out)
     tokenizer = load_tokenizer(args.target, args.tokenizer)
+    if tokenizer is None:
+        raise ValueError(f"--target: expected a model with a tokenizer, got {args.target!r}; name one with --tokenizer")
     found = read_corpus(args.corpus, tokenizer, split=args.split, field=args.field, limit=args.limit)
     documents = [np.array(document, dtype=np.int32) for document in found]
     return Corpus(documents, 1 + max(tokenizer.get_vocab().values()), tokenizer_fingerprint(tokenizer))

@@ -45,4 +45,4 @@ def run(args: argparse.Namespace) -> None:
     corpus = read(args)
     Datastore.build(*corpus).save(args.out)
     size = args.out.stat().st_size / 1e6
-    print(f"{args.out}: {corpus.size} indexed, {size:.1f} MB, {time.perf_counter() - began:.1f} s")
+    print(f"{args.out}: {corpus.size} indexed, {size:,.2f} MB, {time.perf_counter() - began:.1f} s")

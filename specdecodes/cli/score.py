@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from specdecodes.benchmark.folder import DEFAULT_PARENT, new_folder
+from specdecodes.benchmark.folder import DEFAULT_PARENT, check_folder, new_folder
 from specdecodes.benchmark.provenance import provenance
 from specdecodes.benchmark.score import ON, DraftScore, Score, ScoreSettings, score
 from specdecodes.benchmark.score_files import PLOTS, can_plot, check_plot, write_files
@@ -108,8 +108,7 @@ def run(args: argparse.Namespace, arguments: Sequence[str]) -> None:
     settings = ScoreSettings(drafts=tuple(args.draft), **{name: getattr(args, name) for name in SAME})
     plot = None if args.plot == "none" else args.plot
     check_plot(plot)
-    if args.out_dir is not None and args.out_dir.exists() and not args.out_dir.is_dir():
-        raise ValueError(f"out_dir: expected a folder, got the file {str(args.out_dir)!r}; choose another name")
+    check_folder("out_dir", args.out_dir)
     found = score(settings)
     if args.plot is None and can_plot():
         plot = PLOTS[0]

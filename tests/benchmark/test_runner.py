@@ -377,6 +377,14 @@ def test_nothing_is_written_when_no_question_fits(make_settings: Make) -> None:
     assert not settings.out_dir.exists()
 
 
+@pytest.mark.parametrize("name", ["out_dir", "log_dir"])
+def test_a_file_where_the_folder_should_be_is_refused(make_settings: Make, tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match=f"{name}: expected a folder, got '{place}', where a file is"):
+            run(make_settings(**{name: place}))
+
+
 # Resume
 
 

@@ -127,7 +127,7 @@ def test_a_target_without_a_tokenizer(build: Build, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     code, _, err = build(written(tmp_path / "c.txt", TEXT), "--target", str(tmp_path / "model"))
-    assert code == 2 and "tokenizer: expected one beside the target, got none; name one with --tokenizer" in err
+    assert code == 2 and "--target: expected a model with a tokenizer, got" in err
 
 
 def test_the_table_in_use(build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,6 +86,14 @@ def test_bad_input_is_refused(pair: Pair, refused: Callable[..., str], arguments
     assert line.startswith("specdecodes score: ") and message in line
 
 
+def test_a_file_where_the_folder_should_be_is_refused(pair: Pair, refused: Callable[..., str], tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for place in (file, file / "below"):
+        line = refused("score", "--target", pair.target, "--draft", "ngram", "--out-dir", str(place))
+        assert line.startswith(f"specdecodes score: out_dir: expected a folder, got '{place}', where a file is")
+
+
 def test_no_drafter_for_another_target_is_refused(pair: Pair, refused: Callable[..., str]) -> None:
     assert "draft: expected at least one drafter to score, got none" in refused("score", "--target", pair.target)
 

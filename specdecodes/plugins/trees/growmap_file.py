@@ -44,12 +44,15 @@ def read_growmap(path: Path) -> Successors:
         raise ValueError(f"tree: cannot read the growmap {path}: {error.strerror}") from error
     if path.suffix == ".pt":
         return _from_sequoia(data, where)
+    wanted = 'expected JSON {"successors": [[1, 2], ...]}'
     try:
-        successors = json.loads(data.decode("utf-8"))["successors"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'{where}: expected JSON {{"successors": [[1, 2], ...]}}, got {error!r}') from error
-    _check_tree(successors, where)
-    return list(successors)
+        values = json.loads(data.decode("utf-8"))
+    except ValueError as error:  # its repr may hold the whole file
+        raise ValueError(f"{where}: {wanted}, got {error}") from error
+    if not isinstance(values, dict) or "successors" not in values:
+        raise ValueError(f"{where}: {wanted}, got {reprlib.repr(values)}")
+    _check_tree(values["successors"], where)
+    return list(values["successors"])
 
 
 def write_growmap(successors: Sequence[Sequence[int]], path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import pytest
 
@@ -102,6 +103,14 @@ def test_a_broken_growmap_says_where(growmap, content, message):
     with pytest.raises(ValueError, match=message) as caught:
         TreeShape.parse(path)
     assert path in str(caught.value)
+
+
+def test_a_large_pickle_in_place_of_json_is_one_short_line(tmp_path):
+    path = tmp_path / "growmap.json"
+    path.write_bytes(pickle.dumps({"successors": [[1], []], "more": list(range(10_000))}))
+    with pytest.raises(ValueError, match=r'expected JSON \{"successors"') as caught:
+        TreeShape.parse(str(path))
+    assert len(str(caught.value)) < 300
 
 
 def test_a_missing_growmap_is_named():
