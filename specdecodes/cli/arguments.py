@@ -127,15 +127,15 @@ def add_model_arguments(parser: argparse.ArgumentParser, *draft_names: str) -> N
     )
 
 
-def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`sampling_from` reads: how tokens are chosen and how many."""
+def add_sampling_arguments(parser: argparse.ArgumentParser, *, seed: bool = True) -> None:
+    """Add what :func:`sampling_from` reads: how tokens are chosen and how many; ``seed`` only where it is taken."""
     group = parser.add_argument_group("decoding")
     group.add_argument(
         *("--max-new-tokens", "--n_tokens_to_generate", "--genlen"),
         type=int,
         default=128,
         metavar="N",
-        help="(default: 128)",
+        help="(default: %(default)s)",
     )
     group.add_argument(
         *("--temperature", "--temp", "--T"),
@@ -150,7 +150,10 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--min-p", "--min_p", "--minp", type=float, default=0.0, metavar="P", help="0 is off (default)")
     group.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help="1 is off (default)")
-    group.add_argument("--seed", type=int, help="reproduces a sampled answer (default: a fresh one)")
+    if seed:
+        group.add_argument("--seed", type=int, help="reproduces a sampled answer (default: a fresh one)")
+    else:
+        parser.set_defaults(seed=None)
 
 
 def load_from(args: argparse.Namespace, **extra: Any) -> Decoder:

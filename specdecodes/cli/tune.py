@@ -24,6 +24,7 @@ from specdecodes.cli.arguments import (
     sampling_from,
 )
 from specdecodes.data import texts
+from specdecodes.plugins.trees.drafted import check_positive
 from specdecodes.tuning.tuner import Tuned, Tuner, TuneSettings
 
 PROG = "specdecodes tune"
@@ -56,7 +57,7 @@ def parser() -> OneLineParser:
     group = made.add_argument_group("prompts (every other one is held out)")
     add_text_arguments(group, "--dataset", limit=24, default="embedded")
     group.add_argument("--prompt-tokens", type=int, default=256, metavar="N", help="cut longer prompts (default: 256)")
-    add_sampling_arguments(made)
+    add_sampling_arguments(made, seed=False)
     made.set_defaults(max_new_tokens=96)
     add = made.add_argument_group("trees").add_argument
     add("--max-nodes", type=int, default=32, metavar="N", help="of a tree, its root included (default: 32)")
@@ -82,6 +83,7 @@ def run(args: argparse.Namespace, arguments: Sequence[str]) -> None:
         **{name: getattr(args, name) for name in _SAME},
     )
     check_out(args.out)
+    check_positive(prompt_tokens=args.prompt_tokens)
     if args.limit < 4:
         raise ValueError(f"limit: expected at least 4 prompts, half of them held out, got {args.limit}")
     asked = list(texts(args.dataset, split=args.split, field=args.field, limit=args.limit, first_turn=True))
