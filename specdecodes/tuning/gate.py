@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from specdecodes.core.decoder import Generation
     from specdecodes.core.state import DecodeState
 
-WEIGHT = 1 / 32
+WEIGHT = 1 / 64
 """Of the newest step in the running mean; accepted lengths scatter so much that a quicker mean closes by chance."""
 PAUSES = (64, 512)
 """Plain steps before drafting is tried again: the first time, and at most; each vain try doubles them."""
@@ -35,13 +35,14 @@ class Estimate:
 
     Attributes:
         cost: of a drafted step, in plain steps. mean: running mean of the tokens of drafted steps.
-        left: plain steps before the next try; 0 while drafting. trial: steps of the try before it is judged.
-        pause: the length of the next pause.
+        left: plain steps before the next try; 0 while drafting. The very first step is plain, so that what has to be
+            compiled for plain steps is compiled by the first answer and not when drafting pauses.
+        trial: steps of the try before it is judged. pause: the length of the next pause.
     """
 
     cost: float
     mean: float
-    left: int = 0
+    left: int = 1
     trial: int = 0
     pause: int = PAUSES[0]
 
@@ -67,7 +68,7 @@ class Estimate:
     def went_on_plainly(self) -> None:
         """A plain step; after the last of a pause comes a try, judged by itself."""
         self.left -= 1
-        if not self.left:
+        if not self.left and self.pause > PAUSES[0]:
             self.trial = TRIAL
 
 
