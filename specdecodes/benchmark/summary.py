@@ -295,9 +295,12 @@ def _mismatches(records: Sequence[QuestionRecord], mode: str) -> list[dict[str, 
 
 
 def _mode(values: Mapping[str, Any]) -> ModeSummary:
-    interval = values["interval"]
-    parts = {"components": Components(**values["components"]), "interval": interval and Interval(**interval)}
-    return ModeSummary(**{**values, **parts})
+    intervals = {
+        name: Interval(**values[name])
+        for name in ("interval", "log_perplexity_interval")
+        if values.get(name) is not None
+    }
+    return ModeSummary(**{**values, "components": Components(**values["components"]), **intervals})
 
 
 def _mismatch(mismatch: Mismatch) -> Mapping[str, Any]:
