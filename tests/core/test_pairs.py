@@ -184,6 +184,7 @@ def held(rows: Sequence[Combination]) -> set[Any]:
     return set().union(*(row.pairs for row in rows))
 
 
+@pytest.mark.slow
 def test_a_covering_array_is_complete_and_small() -> None:
     every = [Combination(*map(str, row)) for row in product(range(4), range(3), range(3), range(2))]
     rows = covering(every)
@@ -193,6 +194,7 @@ def test_a_covering_array_is_complete_and_small() -> None:
     assert held(covering(some)) == held(some) < held(every)
 
 
+@pytest.mark.slow
 def test_every_pair_and_every_component_is_covered(bench: Bench) -> None:
     assert held(bench.rows) == held(bench.allowed)
     for place, (kind, expected) in enumerate(
@@ -201,6 +203,7 @@ def test_every_pair_and_every_component_is_covered(bench: Bench) -> None:
         assert sorted({row[place] for row in bench.rows}) == sorted(expected), f"a {kind} that fits nothing"
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_by_its_declarations(bench: Bench) -> None:
     refused = [(three, why) for three, found in bench.outcomes.items() for why in found if isinstance(why, str)]
     assert refused
@@ -212,12 +215,14 @@ def test_what_does_not_fit_is_refused_by_its_declarations(bench: Bench) -> None:
         )
 
 
+@pytest.mark.slow
 def test_the_target_is_sure_of_every_token(bench: Bench) -> None:
     logits = bench.target(torch.tensor([bench.text])).logits[0, bench.prompt.shape[1] - 1 : -1]
     best, second = logits.topk(2, dim=-1).values.unbind(-1)
     assert (best - second).min() > GAP, "choose another prompt: rounding could change what is best"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drafter", DRAFTERS)
 def test_the_tokens_are_those_of_plain_decoding(drafter: str, bench: Bench) -> None:
     chains = []

@@ -82,6 +82,7 @@ def _tokens(decoder: Decoder, **settings: Any) -> list[int]:
     return decoder.generate(PROMPT, max_new_tokens=150, ignore_eos=True, **settings).tokens[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draft", ["ngram", "mamba2"])
 @pytest.mark.parametrize("cost", [0.1, 3.0, 100.0])
 def test_whatever_the_gate_does_the_tokens_are_those_of_plain_decoding(tmp_path: Path, draft: str, cost: float) -> None:

@@ -12,6 +12,7 @@ PROMPTS = ["Why is the sky blue?", "Write a short poem about the sea."]
 TOKENS = 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draft", ["ngram", "mamba2"])
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.8}], ids=["greedy", "sampled"])
 def test_a_trace_foretells_every_step_of_every_tree(draft: str, sampling: dict[str, float]) -> None:

@@ -59,6 +59,7 @@ def plain(temperature):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("name", DRAFTED)
 def test_tokens_equal_plain_decoding(name, temperature):
@@ -71,6 +72,7 @@ def test_tokens_equal_plain_decoding(name, temperature):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [dict(mode="suffix"), dict(mode="recycling"), dict(propose="jacobi")], ids=str)
 def test_long_answers(settings):
     """Beyond what is counted or matched at once, through loops and back out of them."""
@@ -81,6 +83,7 @@ def test_long_answers(settings):
     assert out.tau > 1.1
 
 
+@pytest.mark.slow
 def test_a_draft_model_must_be_named():
     with pytest.raises(ValueError, match="draft: this mode drafts with a model; name one"):
         load(target(), tokenizer=tokenizer(), propose="merge")

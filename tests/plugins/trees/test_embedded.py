@@ -25,6 +25,7 @@ def plain(prompt):
     return load(mode="naive", dtype="float32").generate(prompt, max_new_tokens=LENGTH).tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draft", ["ngram", "mamba2"])
 @pytest.mark.parametrize("name", DECODERS)
 def test_greedy_tokens_are_those_of_plain_decoding(name, draft):
@@ -37,6 +38,7 @@ def test_greedy_tokens_are_those_of_plain_decoding(name, draft):
     assert sum(steps) / len(steps) > 1.4, "the draft should be right often"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [{}, {"build_tree": "best-first-sampled", "verify": "without-replacement"}])
 def test_a_sampled_dynamic_tree_is_reproduced_by_its_seed(parts):
     decoder = load(draft="mamba2", mode="dynamic", dtype="float32", **parts)
@@ -49,6 +51,7 @@ def test_a_sampled_dynamic_tree_is_reproduced_by_its_seed(parts):
     assert runs[0].tau > 1.2
 
 
+@pytest.mark.slow
 def test_a_tree_of_drawn_children_alone_cannot_be_greedy():
     decoder = load(draft="mamba2", mode="dynamic", build_tree="best-first-sampled")
     with pytest.raises(
@@ -57,6 +60,7 @@ def test_a_tree_of_drawn_children_alone_cannot_be_greedy():
         decoder.generate(PROMPTS[0], max_new_tokens=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draft", ["ngram", "mamba2"])
 def test_the_embedded_pair_has_settings_per_drafter_and_builder(draft):
     def builder(**settings):
