@@ -88,3 +88,12 @@ def tree_conv(
     if bias is not None:
         y = y + bias.to(kind)
     return activate(y, activation).to(x.dtype).mT
+
+
+def step_conv_(window: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+    """One token per row: shift ``x`` [R, C] into ``window`` [R, C, W] in place and convolve it; returns [R, C]."""
+    window.copy_(torch.cat([window[..., 1:], x[..., None].to(window.dtype)], dim=-1))
+    if window.dtype in (torch.float32, torch.float64):
+        y = torch.linalg.vecdot(window, weight.to(window.dtype))
+        return activate(y if bias is None else y + bias, activation)
+    return window_conv(window, weight, bias, activation)

@@ -1,6 +1,6 @@
-"""Weight products of few rows on a CPU: oneDNN over weights that were packed once.
+"""Weight products of few rows on a CPU, over weights that were packed once: our own kernel, else oneDNN.
 
-Opaque packed tensors cannot be traced by ``torch.compile``, so the op takes a handle: an int that a graph holds as a
+Packed weights cannot be traced by ``torch.compile``, so the op takes a handle: an int that a graph holds as a
 constant, while what lies behind it may be packed again.
 """
 
@@ -11,15 +11,18 @@ import itertools
 import torch
 from torch import Tensor
 
+from specdecodes.kernels import native
+
 _packed: dict[int, Tensor] = {}
 _handles = itertools.count()
 
-_library = torch.library.Library("specdecodes", "DEF")  # torch.library.custom_op costs 20 us a call, this one 2
-_library.define("packed_linear(Tensor x, Tensor? bias, int handle, int out_features) -> Tensor")
+native.LIBRARY.define("packed_linear(Tensor x, Tensor? bias, int handle, int out_features) -> Tensor")
 
 
 def available(dtype: torch.dtype) -> bool:
     """Whether this build and processor have the product in ``dtype`` (float32, bfloat16)."""
+    if dtype == torch.float32 and native.library() is not None:
+        return True
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
@@ -34,8 +37,18 @@ def pack(weight: Tensor, handle: int | None = None, rows: int = 8) -> int:
     if handle is None:
         handle = next(_handles)
     with torch.no_grad():
-        _packed[handle] = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+        library = native.library() if weight.dtype == torch.float32 else None
+        if library is None:
+            _packed[handle] = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+        else:
+            _packed[handle] = _blocks(weight.detach(), library.linear_block())
     return handle
+
+
+def _blocks(weight: Tensor, block: int) -> Tensor:
+    """``weight`` [out, in] as [out / block, in, block], padded with zeros: the kernel reads it front to back."""
+    padded = torch.nn.functional.pad(weight, (0, 0, 0, -weight.shape[0] % block))
+    return padded.unflatten(0, (-1, block)).mT.contiguous()
 
 
 def unpack(handle: int) -> None:
@@ -50,13 +63,28 @@ def packed_linear(x: Tensor, bias: Tensor | None, handle: int, out_features: int
 
 
 def _multiply(x: Tensor, bias: Tensor | None, handle: int, out_features: int) -> Tensor:
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, _packed[handle], bias, "none", [], "")
-    return result
+    weight = _packed[handle]
+    if weight.is_mkldnn:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return result
+    x = x.contiguous()
+    y = x.new_empty(*x.shape[:-1], out_features)
+    native.call(
+        "linear",
+        x,
+        weight,
+        None if bias is None else bias.contiguous(),
+        y,
+        y.numel() // out_features,
+        x.shape[-1],
+        out_features,
+    )
+    return y
 
 
-_library.impl("packed_linear", _multiply, "CPU")
+native.LIBRARY.impl("packed_linear", _multiply, "CPU")
 
 
-@torch.library.register_fake("specdecodes::packed_linear", lib=_library)
+@torch.library.register_fake("specdecodes::packed_linear", lib=native.LIBRARY)
 def _shape(x: Tensor, bias: Tensor | None, handle: int, out_features: int) -> Tensor:
     return x.new_empty(*x.shape[:-1], out_features)

@@ -1,0 +1,89 @@
+"""The Mamba-2 recurrence: chooses between the C++ kernels (CPU, float32) and plain torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from specdecodes.kernels import native
+from specdecodes.kernels.mamba2_scan import naive
+from specdecodes.kernels.mamba2_scan.naive import chunk_scan, compute_dtype, discretize, jump_, tree_states
+
+__all__ = ["chunk_scan", "compute_dtype", "discretize", "jump_", "path_jump_", "step_", "tree_scan", "tree_states"]
+
+
+def tree_scan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor, ancestors: Tensor
+) -> Tensor:
+    """See :func:`naive.tree_scan`."""
+    if native.serves(x.device.type, x.dtype):
+        y: Tensor = torch.ops.specdecodes.mamba2_tree_scan(x, dt, A, B, C, D, state, ancestors)
+        return y
+    return naive.tree_scan(x, dt, A, B, C, D, state, ancestors)
+
+
+def step_(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None) -> Tensor:
+    """See :func:`naive.step_`. Compiled graphs fuse the plain form, and would copy around an op in place."""
+    served = native.serves(x.device.type, x.dtype) and state.is_contiguous()
+    if torch.compiler.is_compiling() or not served:
+        return naive.step_(state, x, dt, A, B, C, D)
+    x, B, C, dt = native.rows(x, 1), native.rows(B, 1), native.rows(C, 1), dt.contiguous()
+    y = x.new_empty(x.shape)
+    size = (*x.shape, *B.shape[1:])
+    native.call("mamba2_step", state, x, x.stride(0), dt, A, B, B.stride(0), C, C.stride(0), D, y, *size)
+    return y
+
+
+def path_jump_(
+    windows: Tensor,
+    states: Tensor,
+    inputs: Tensor,
+    dt: Tensor,
+    path: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    A: Tensor,
+    dt_bias: Tensor | None,
+    *,
+    groups: int,
+    softplus: bool,
+    silu: bool,
+) -> None:
+    """Move windows and states of all layers along a path, in place, in one C++ call (CPU, float32).
+
+    Args:
+        windows: [layers, B, C, W]; states: [layers, B, H, P, N].
+        inputs: raw conv inputs [layers, B, T, C]; dt: raw step sizes [layers, B, T, H].
+        path: node ids [B, D] padded with -1.
+        weight: [W, layers, ..., H P + G N]; bias: [layers, ..., H P + G N]; A, dt_bias: [layers, ..., H].
+    """
+    layers, rows, heads, head_dim, state_dim = states.shape
+    size = (layers, rows, inputs.shape[2], path.shape[1], heads, head_dim, groups, state_dim, *windows.shape[2:])
+    fixed = (weight, bias, A, dt_bias, int(softplus), int(silu))
+    native.call("mamba2_jump", windows, states, inputs.contiguous(), dt.contiguous(), path.contiguous(), *fixed, *size)
+
+
+native.LIBRARY.define(
+    "mamba2_tree_scan(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor state, Tensor ancestors)"
+    " -> Tensor"
+)
+
+
+def _tree_scan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor, ancestors: Tensor
+) -> Tensor:
+    x, B, C = native.rows(x, 2), native.rows(B, 2), native.rows(C, 2)
+    strided = [part for each in (x, B, C) for part in (each, each.stride(1), each.stride(0))]
+    y = x.new_empty(x.shape)
+    size = (*x.shape, *B.shape[2:])
+    dt, state, ancestors = dt.contiguous(), state.contiguous(), ancestors.contiguous()
+    native.call("mamba2_tree_scan", *strided[:3], dt, A, *strided[3:], D, state, ancestors, y, *size)
+    return y
+
+
+native.LIBRARY.impl("mamba2_tree_scan", _tree_scan, "CPU")
+
+
+@torch.library.register_fake("specdecodes::mamba2_tree_scan", lib=native.LIBRARY)
+def _shape(x: Tensor, *_: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape)

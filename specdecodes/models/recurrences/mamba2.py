@@ -14,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from specdecodes.kernels.causal_conv.naive import activate, path_conv, sequence_conv, tree_conv, window_conv
-from specdecodes.kernels.mamba2_scan.naive import (
+from specdecodes.kernels import native
+from specdecodes.kernels.causal_conv import SILU, path_conv, sequence_conv, step_conv_, tree_conv
+from specdecodes.kernels.mamba2_scan import (
     chunk_scan,
     compute_dtype,
     discretize,
     jump_,
+    path_jump_,
     step_,
     tree_scan,
     tree_states,
@@ -128,6 +130,9 @@ class Mamba2Stack:
         self.dt_bias = (
             None if first.dt_bias is None else torch.stack([_some(layer.dt_bias) for layer in layers])[:, None, None]
         )
+        known = (self.windows.dtype, self.weight.dtype, self.A.dtype) == (torch.float32,) * 3
+        known = known and self.activation in (None, *SILU)
+        self._in_one_call = known and native.serves(windows.device.type, windows.dtype)
 
     def hold(self, windows: Tensor, states: Tensor) -> None:
         """Take over buffers that hold the layers' windows and states."""
@@ -141,6 +146,14 @@ class Mamba2Stack:
         Args:
             inputs: raw conv inputs that scoring kept, [layers, B, T, C]; dt: raw step sizes [layers, B, T, H].
         """
+        if self._in_one_call:
+            path_jump_(
+                *(self.windows, self.states, inputs, dt, path, self.weight, self.bias, self.A, self.dt_bias),
+                groups=self.groups,
+                softplus=self.softplus,
+                silu=self.activation is not None,
+            )
+            return
         # A compiled jump is one graph per length: trees that change with every step get few of them.
         missing = -path.shape[1] % PATH_BLOCK
         self._jump(inputs, dt, F.pad(path, (0, missing), value=-1) if missing else path)
@@ -201,11 +214,7 @@ def node_windows(layer: Mamba2Layer, x: Tensor, index: Tensor) -> Tensor:
 
 def advance_conv(window: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
     """One token per row: shift ``x`` [R, C] into ``window`` [R, C, W] in place and convolve it; returns [R, C]."""
-    window.copy_(torch.cat([window[..., 1:], x[..., None].to(window.dtype)], dim=-1))
-    if window.dtype in (torch.float32, torch.float64):
-        y = torch.linalg.vecdot(window, weight.to(window.dtype))
-        return activate(y if bias is None else y + bias, activation)
-    return window_conv(window, weight, bias, activation)
+    return step_conv_(window, x, weight, bias, activation)
 
 
 def advance_scan(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None) -> Tensor:

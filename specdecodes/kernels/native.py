@@ -1,0 +1,139 @@
+"""The C++ kernels for CPUs: compiled once per machine with the system's compiler, called through ctypes.
+
+Every ``native.cpp`` below this folder goes into one library, kept under ``$XDG_CACHE_HOME/specdecodes`` (by default
+``~/.cache/specdecodes``) under a name that depends on the sources, the compiler and the processor. Without a compiler
+there is no library, and every op has another form. Plain C functions over pointers, so that compiling takes seconds
+and no header of torch is needed; OpenMP's runtime is the one that torch has loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SWITCH = "SPECDECODES_KERNELS"
+"""``auto`` (the fastest there is), ``native`` or ``naive``."""
+CHOICES = ("auto", "native", "naive")
+FLAGS = (
+    "-std=gnu++17",
+    "-O3",
+    "-march=native",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+)
+TIMEOUT = 300
+"""Seconds that compiling may take."""
+
+_log = logging.getLogger(__name__)
+
+
+LIBRARY = torch.library.Library("specdecodes", "DEF")
+"""Where ops are registered that ``torch.compile`` must leave whole; ``torch.library.custom_op`` costs 20 us a call."""
+
+
+@torch.compiler.assume_constant_result
+def serves(device: str, dtype: torch.dtype) -> bool:
+    """Whether the library has the ops for tensors like that."""
+    return device == "cpu" and dtype == torch.float32 and library() is not None
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The library, or None where there is none; compiles it on first use.
+
+    Raises:
+        ValueError: the switch is none of its values, or says ``native`` where compiling failed.
+    """
+    wanted = os.environ.get(SWITCH, "auto")
+    if wanted not in CHOICES:
+        raise ValueError(f"{SWITCH}: expected one of {', '.join(CHOICES)}, got {wanted!r}")
+    if wanted == "naive":
+        return None
+    try:
+        return ctypes.CDLL(str(_built()))
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = _reason(error)
+        if wanted == "native":
+            raise ValueError(
+                f"{SWITCH}: expected kernels that compile, got: {reason}; unset it to go without"
+            ) from error
+        _log.warning("no native kernels: %s; slower ones are used", reason)
+        return None
+
+
+def call(name: str, *arguments: Tensor | int | None) -> None:
+    """Call a function of the library: tensors as pointers to their first element, None as null, ints as int64."""
+    function = _functions.get(name)
+    if function is None:
+        found = library()
+        assert found is not None
+        function = _functions[name] = getattr(found, name)
+        function.restype = None
+        function.argtypes = [ctypes.c_int64 if isinstance(each, int) else ctypes.c_void_p for each in arguments]
+    function(*[each.data_ptr() if isinstance(each, Tensor) else each for each in arguments])
+
+
+_functions: dict[str, Any] = {}
+
+
+def rows(x: Tensor, free: int) -> Tensor:
+    """``x``, or a copy if its dimensions behind the first ``free`` do not lie together in memory."""
+    expected = 1
+    for size, stride in zip(reversed(x.shape[free:]), reversed(x.stride()[free:]), strict=True):
+        if size != 1 and stride != expected:
+            return x.contiguous()
+        expected *= size
+    return x
+
+
+def _built() -> Path:
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        raise OSError("no C++ compiler: neither CXX nor g++ nor c++ was found")
+    here = Path(__file__).parent
+    sources = sorted(here.glob("*/native.cpp"))
+    parts = [path.read_bytes() for path in (*sources, here / "native.h")]
+    parts += [" ".join(FLAGS).encode(), _run([compiler, "--version"]), _processor()]
+    name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:24] + ".so"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "specdecodes"
+    path = folder / name
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as own:  # several processes may compile at once
+            made = Path(own) / name
+            _run([compiler, *FLAGS, *map(str, sources), "-o", str(made)])
+            made.replace(path)
+    return path
+
+
+def _processor() -> bytes:
+    """What ``-march=native`` stands for here."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return b""
+    return "\n".join(dict.fromkeys(line for line in lines if line.startswith(("flags", "Features")))).encode()
+
+
+def _run(command: list[str]) -> bytes:
+    return subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT).stdout
+
+
+def _reason(error: Exception) -> str:
+    said = getattr(error, "stderr", None) or b""
+    lines = [line for line in said.decode(errors="replace").splitlines() if "error" in line] or [str(error)]
+    return lines[0]
