@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -214,6 +214,12 @@ class Topology:
     @cached_property
     def _masks(self) -> dict[torch.dtype, Tensor]:
         return {}
+
+
+@lru_cache(maxsize=1024)  # at 64 nodes one takes some 30 kB
+def topology_of(parents: tuple[tuple[int, ...], ...], device: torch.device) -> Topology:
+    """The topology of these parents (one tuple per row), built once."""
+    return Topology(torch.tensor(parents, device=device))
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,19 +76,19 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
-def call(name: str, *arguments: Tensor | int | None) -> None:
-    """Call a function of the library: tensors as pointers to their first element, None as null, ints as int64."""
-    function = _functions.get(name)
-    if function is None:
-        found = library()
-        assert found is not None
-        function = _functions[name] = getattr(found, name)
-        function.restype = None
-        function.argtypes = [ctypes.c_int64 if isinstance(each, int) else ctypes.c_void_p for each in arguments]
-    function(*[each.data_ptr() if isinstance(each, Tensor) else each for each in arguments])
+@functools.cache
+def function(name: str, *, pointers: int, integers: int) -> Any:  # noqa: ANN401 - a ctypes function
+    """A function of the library that takes pointers first (None is null), then int64 numbers."""
+    found = getattr(library(), name)
+    found.restype = None
+    found.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64] * integers
+    return found
 
 
-_functions: dict[str, Any] = {}
+def call(name: str, tensors: Sequence[Tensor | None], *numbers: int) -> None:
+    """Call :func:`function` on the first elements of ``tensors``."""
+    serve = function(name, pointers=len(tensors), integers=len(numbers))
+    serve(*[None if each is None else each.data_ptr() for each in tensors], *numbers)
 
 
 def rows(x: Tensor, free: int) -> Tensor:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from specdecodes.core.sampling import Rng
-from specdecodes.core.tree import Tree, Verdict
+from specdecodes.core.tree import Tree, Verdict, topology_of
 from specdecodes.hookspecs import hookimpl
 from specdecodes.plugins.states.copy import StateCopy
 from specdecodes.plugins.states.replay import Replay
 from specdecodes.plugins.trees.best_first_sampled import BestFirstSampled
-from specdecodes.plugins.trees.static import Static, topology_of
+from specdecodes.plugins.trees.static import Static
 from specdecodes.plugins.verifiers.base import WalkingVerifier
 from specdecodes.plugins.verifiers.block import Block
 from specdecodes.plugins.verifiers.commonsense import Commonsense

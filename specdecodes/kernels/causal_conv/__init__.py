@@ -33,7 +33,7 @@ def step_conv_(window: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, a
     rows, channels, taps = window.shape
     y = x.new_empty(rows, channels)
     silu = int(activation is not None)
-    native.call("step_conv", window, x, x.stride(0), weight, bias, silu, y, rows, channels, taps)
+    native.call("step_conv", (window, x, weight, bias, y), x.stride(0), silu, rows, channels, taps)
     return y
 
 
@@ -49,7 +49,7 @@ def _tree_conv(x: Tensor, window: Tensor, index: Tensor, weight: Tensor, bias: T
     y = x.new_empty(rows, count, channels)
     window, index, weight = window.contiguous(), index.contiguous(), weight.contiguous()
     size = (rows, count, channels, weight.shape[-1])
-    native.call("tree_conv", x, x.stride(1), x.stride(0), window, index, weight, bias, int(silu), y, *size)
+    native.call("tree_conv", (x, window, index, weight, bias, y), x.stride(1), x.stride(0), int(silu), *size)
     return y
 
 

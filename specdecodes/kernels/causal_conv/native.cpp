@@ -8,8 +8,8 @@ Vector activated(Vector y, int64_t with_silu) { return with_silu ? silu(y) : y; 
 // x: rows of `channels` floats, the next node's `stride` on, the next batch row's `batch_stride` on.
 // window [rows, channels, taps]; index [rows, count, taps] into window and nodes; weight [channels, taps];
 // bias [channels] or null; y [rows, count, channels]
-extern "C" void tree_conv(const float *x, int64_t stride, int64_t batch_stride, const float *window,
-                          const int64_t *index, const float *weight, const float *bias, int64_t with_silu, float *y,
+extern "C" void tree_conv(const float *x, const float *window, const int64_t *index, const float *weight,
+                          const float *bias, float *y, int64_t stride, int64_t batch_stride, int64_t with_silu,
                           int64_t rows, int64_t count, int64_t channels, int64_t taps) {
     const int64_t blocks = (channels + LANES - 1) / LANES;
 #pragma omp parallel for schedule(static) collapse(2)
@@ -36,8 +36,8 @@ extern "C" void tree_conv(const float *x, int64_t stride, int64_t batch_stride, 
 }
 
 // window [rows, channels, taps], shifted in place; x [rows, channels], the next row's `stride` on; y [rows, channels]
-extern "C" void step_conv(float *window, const float *x, int64_t stride, const float *weight, const float *bias,
-                          int64_t with_silu, float *y, int64_t rows, int64_t channels, int64_t taps) {
+extern "C" void step_conv(float *window, const float *x, const float *weight, const float *bias, float *y,
+                          int64_t stride, int64_t with_silu, int64_t rows, int64_t channels, int64_t taps) {
     const int64_t blocks = (channels + LANES - 1) / LANES;
 #pragma omp parallel for schedule(static) collapse(2)
     for (int64_t row = 0; row < rows; row++)

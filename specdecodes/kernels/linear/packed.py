@@ -69,16 +69,7 @@ def _multiply(x: Tensor, bias: Tensor | None, handle: int, out_features: int) ->
         return result
     x = x.contiguous()
     y = x.new_empty(*x.shape[:-1], out_features)
-    native.call(
-        "linear",
-        x,
-        weight,
-        None if bias is None else bias.contiguous(),
-        y,
-        y.numel() // out_features,
-        x.shape[-1],
-        out_features,
-    )
+    native.call("linear", (x, weight, bias, y), y.numel() // out_features, x.shape[-1], out_features)
     return y
 
 

@@ -30,7 +30,7 @@ def step_(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor,
     x, B, C, dt = native.rows(x, 1), native.rows(B, 1), native.rows(C, 1), dt.contiguous()
     y = x.new_empty(x.shape)
     size = (*x.shape, *B.shape[1:])
-    native.call("mamba2_step", state, x, x.stride(0), dt, A, B, B.stride(0), C, C.stride(0), D, y, *size)
+    native.call("mamba2_step", (state, x, dt, A, B, C, D, y), x.stride(0), B.stride(0), C.stride(0), *size)
     return y
 
 
@@ -59,8 +59,8 @@ def path_jump_(
     """
     layers, rows, heads, head_dim, state_dim = states.shape
     size = (layers, rows, inputs.shape[2], path.shape[1], heads, head_dim, groups, state_dim, *windows.shape[2:])
-    fixed = (weight, bias, A, dt_bias, int(softplus), int(silu))
-    native.call("mamba2_jump", windows, states, inputs.contiguous(), dt.contiguous(), path.contiguous(), *fixed, *size)
+    given = (inputs.contiguous(), dt.contiguous(), path.contiguous())
+    native.call("mamba2_jump", (windows, states, *given, weight, bias, A, dt_bias), int(softplus), int(silu), *size)
 
 
 native.LIBRARY.define(
@@ -73,11 +73,11 @@ def _tree_scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor, ancestors: Tensor
 ) -> Tensor:
     x, B, C = native.rows(x, 2), native.rows(B, 2), native.rows(C, 2)
-    strided = [part for each in (x, B, C) for part in (each, each.stride(1), each.stride(0))]
+    strides = [each.stride(dim) for each in (x, B, C) for dim in (1, 0)]
     y = x.new_empty(x.shape)
     size = (*x.shape, *B.shape[2:])
     dt, state, ancestors = dt.contiguous(), state.contiguous(), ancestors.contiguous()
-    native.call("mamba2_tree_scan", *strided[:3], dt, A, *strided[3:], D, state, ancestors, y, *size)
+    native.call("mamba2_tree_scan", (x, dt, A, B, C, D, state, ancestors, y), *strides, *size)
     return y
 
 

@@ -70,10 +70,10 @@ float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
 
 // x [B, T, H, P], Bs and Cs [B, T, G, N]: contiguous but for the distances between nodes and between batch rows;
 // dt [B, T, H] step sizes; A [H]; D [H] or null; state [B, H, P, N]; ancestors [B, T, T] bytes; y [B, T, H, P]
-extern "C" void mamba2_tree_scan(const float *x, int64_t x_stride, int64_t x_row, const float *dt, const float *A,
-                                 const float *Bs, int64_t B_stride, int64_t B_row, const float *Cs, int64_t C_stride,
-                                 int64_t C_row, const float *D, const float *state, const uint8_t *ancestors, float *y,
-                                 int64_t rows, int64_t T, int64_t H, int64_t P, int64_t G, int64_t N) {
+extern "C" void mamba2_tree_scan(const float *x, const float *dt, const float *A, const float *Bs, const float *Cs,
+                                 const float *D, const float *state, const uint8_t *ancestors, float *y,
+                                 int64_t x_stride, int64_t x_row, int64_t B_stride, int64_t B_row, int64_t C_stride,
+                                 int64_t C_row, int64_t rows, int64_t T, int64_t H, int64_t P, int64_t G, int64_t N) {
     const int64_t padded = (T + LANES - 1) / LANES * LANES;
     std::vector<float> scores(rows * G * T * padded); // C_i B_j where j is i or above it, else 0
 #pragma omp parallel
@@ -120,9 +120,9 @@ extern "C" void mamba2_tree_scan(const float *x, int64_t x_stride, int64_t x_row
 
 // state [R, H, P, N], advanced in place; x [R, H, P]; dt [R, H]; A [H]; Bs, Cs [R, G, N]; D [H] or null; y [R, H, P];
 // x, Bs and Cs are contiguous but for the distances between rows
-extern "C" void mamba2_step(float *state, const float *x, int64_t x_stride, const float *dt, const float *A,
-                            const float *Bs, int64_t B_stride, const float *Cs, int64_t C_stride, const float *D,
-                            float *y, int64_t rows, int64_t H, int64_t P, int64_t G, int64_t N) {
+extern "C" void mamba2_step(float *state, const float *x, const float *dt, const float *A, const float *Bs,
+                            const float *Cs, const float *D, float *y, int64_t x_stride, int64_t B_stride,
+                            int64_t C_stride, int64_t rows, int64_t H, int64_t P, int64_t G, int64_t N) {
 #pragma omp parallel for schedule(static) collapse(2)
     for (int64_t row = 0; row < rows; row++)
         for (int64_t h = 0; h < H; h++) {

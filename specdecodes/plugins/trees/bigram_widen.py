@@ -9,10 +9,10 @@ import torch
 from torch.nn.functional import pad
 
 from specdecodes.core.parents import children_of, depths_of
-from specdecodes.core.tree import Proposal, Tree
+from specdecodes.core.tree import Proposal, Tree, topology_of
 from specdecodes.hookspecs import hookimpl
 from specdecodes.plugins.bigrams import BigramTable, bigrams_of
-from specdecodes.plugins.trees.static import Static, topology_of
+from specdecodes.plugins.trees.static import Static
 
 if TYPE_CHECKING:
     from specdecodes.core.state import DecodeState

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from specdecodes.core.tree import Proposal, Tree
-from specdecodes.plugins.trees.static import topology_of
+from specdecodes.core.tree import Proposal, Tree, topology_of
 
 if TYPE_CHECKING:
     from specdecodes.core.state import DecodeState

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from specdecodes.core.tree import Proposal, Topology, Tree
+from specdecodes.core.parents import children_of
+from specdecodes.core.tree import HostProposal, Proposal, Tree, topology_of
 from specdecodes.hookspecs import hookimpl
+from specdecodes.plugins.trees.drafted import Drafted, assemble
 from specdecodes.plugins.trees.shape import TreeShape
 
 if TYPE_CHECKING:
@@ -40,10 +41,14 @@ class Static:
         self.max_depth = shape.depth
         self.chain = shape.is_chain
         self._plan = plan_of(shape, device)
+        self._children = children_of(shape.parents)
 
     @hookimpl
     def build_tree(self, state: DecodeState, proposal: Proposal) -> Tree:
         """Ask level by level: the K best or drawn children of n slots, then expand those that have children."""
+        if state.draws == "none" and isinstance(proposal, HostProposal):
+            found = [self._look_up(proposal, row, root) for row, root in enumerate(state.root[:, 0].tolist())]
+            return assemble(state, found, [range(len(row)) for row in found], self.max_nodes)
         plan = self._plan
         above = torch.zeros_like(state.root)
         tokens, slots, logq = [state.root], [above], None
@@ -64,6 +69,23 @@ class Static:
         slots.append(torch.full_like(state.root, -1))
         chosen = torch.cat(tokens, 1).index_select(1, plan.tokens)
         return self._finish(chosen, torch.cat(slots, 1).index_select(1, plan.slots), logq, state.draws)
+
+    def _look_up(self, proposal: HostProposal, row: int, root: int) -> Drafted:
+        """Fill the shape node by node; a node without a candidate stays away, and what hangs below it."""
+        drafted = Drafted(root, 0.0)
+        place = {0: 0}
+        for node, children in enumerate(self._children):
+            at = place.get(node)
+            if at is None or not children:
+                continue
+            if at:
+                above = drafted.slots[drafted.parents[at]]
+                drafted.slots[at] = proposal.enter(row, above, drafted.tokens[at])
+            candidates = proposal.candidates(row, drafted.slots[at], len(children))
+            for child, (token, _) in zip(children, candidates, strict=False):
+                place[child] = len(drafted)
+                drafted.add(at, token, 0.0)
+        return drafted
 
     def _finish(self, tokens: Tensor, slots: Tensor, logq: Tensor | None, draws: str) -> Tree:
         rows = tokens.shape[0]
@@ -168,12 +190,6 @@ def plan_of(shape: TreeShape, device: torch.device) -> Plan:
         expanded = index([candidate for _, candidate in run]) if run else None
         levels.append(Level(width, index([node for node, _ in asked]), expanded, index([place for place, _ in run])))
     return Plan(levels, index(tokens), index([slot if slot >= 0 else num_slots for slot in slots]))
-
-
-@lru_cache(maxsize=1024)  # at 64 nodes one takes some 30 kB
-def topology_of(parents: tuple[tuple[int, ...], ...], device: torch.device) -> Topology:
-    """The topology of these parents (one tuple per row), built once."""
-    return Topology(torch.tensor(parents, device=device))
 
 
 def drop(parents: tuple[int, ...], missing: list[bool]) -> tuple[tuple[int, ...], tuple[int, ...], int]:
