@@ -181,6 +181,19 @@ class Topology:
         paths.scatter_(2, column, nodes.expand(rows, count, count))
         return paths[..., :deepest]
 
+    @cached_property
+    def levels(self) -> list[tuple[Tensor, Tensor]]:
+        """Per depth from 1 on, the nodes and their parents, int64 [n] each, counted over all rows (row * T + node).
+
+        Reads the depths (and so synchronises). The roots are ``row * T``.
+        """
+        count = self.parents.shape[1]
+        offset = torch.arange(0, self.parents.numel(), count, device=self.parents.device)[:, None]
+        depths, parents = self.depths.flatten(), (self.parents + offset).flatten()
+        order = depths.argsort(stable=True)
+        nodes = order.split(torch.bincount(depths).tolist())[1:]
+        return [(level, parents[level]) for level in nodes]
+
     def windows(self, width: int) -> Tensor:
         """int64 [B, T, width]: where a causal conv of ``width`` taps reads, newest last.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from specdecodes.models.recurrences.mamba2 import Mamba2Layer
+from specdecodes.models.recurrences.layer import RecurrentLayer
 
 if TYPE_CHECKING:
     from specdecodes.models.passes import CachedPass
@@ -75,11 +75,12 @@ class TreeCache(Cache):
     recurrent parts of one layer (Falcon-H1, Zamba2) live side by side.
     """
 
-    def __init__(self, capacity: int | None = None) -> None:
+    def __init__(self, capacity: int | None = None, recurrence: type[RecurrentLayer] = RecurrentLayer) -> None:
         super().__init__(layers=[])
         self.capacity = capacity
+        self.recurrence = recurrence
         self.attention: dict[int, AttentionRows] = {}
-        self.recurrent: dict[int, Mamba2Layer] = {}
+        self.recurrent: dict[int, RecurrentLayer] = {}
         self.length = 0
         self.serving: CachedPass | None = None
 
@@ -120,10 +121,10 @@ class TreeCache(Cache):
             self.attention[layer_idx] = AttentionRows(self.capacity)
         return self.attention[layer_idx]
 
-    def recurrent_layer(self, layer_idx: int) -> Mamba2Layer:
+    def recurrent_layer(self, layer_idx: int) -> RecurrentLayer:
         """The recurrent part of a layer, made on first use."""
         if layer_idx not in self.recurrent:
-            self.recurrent[layer_idx] = Mamba2Layer(layer_idx)
+            self.recurrent[layer_idx] = self.recurrence(layer_idx)
         return self.recurrent[layer_idx]
 
     def reset(self) -> None:

@@ -32,17 +32,22 @@ class Pass(Protocol):
     def causal_conv1d_fn(self, *args: Any, **kwargs: Any) -> Tensor:
         """Convolve [B, C, T]."""
 
-    def mamba2_chunk_scan(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Scan [B, T, H, P]."""
 
+_DELTA = ("query", "key", "value", "g", "beta", "use_qk_l2norm_in_kernel")
 
 OPS: dict[str, tuple[str, ...]] = {
     "causal_conv1d_fn": ("hidden_states", "weight", "bias", "activation"),
     "causal_conv1d_update": ("hidden_states", "conv_state", "weight", "bias", "activation"),
     "mamba2_chunk_scan": ("hidden_states", "dt", "A", "B", "C", "chunk_size", "D", "dt_bias", "initial_states"),
     "mamba2_selective_state_update": ("state", "hidden_states", "dt", "A", "B", "C", "D", "dt_bias"),
+    "mamba_selective_scan": ("hidden_states", "dt", "A", "B", "C", "D", "z", "delta_bias", "delta_softplus"),
+    "mamba_selective_state_update": ("state", "hidden_states", "dt", "A", "B", "C", "D", "dt_bias"),
+    "torch_chunk_gated_delta_rule": _DELTA,
+    "torch_recurrent_gated_delta_rule": _DELTA,
+    "chunk_kimi_delta_attention": _DELTA,
+    "recurrent_kimi_delta_attention": _DELTA,
 }
-"""The ops we serve and the leading parameters that we rely on."""
+"""The ops we serve and the parameters that we rely on."""
 
 
 class _Active(threading.local):

@@ -1,6 +1,8 @@
 """What serves the rebound ops and the cache during one forward: a sequence, a tree, one step, or expanded nodes.
 
-Letters: B rows, T tokens or nodes, C conv channels, H heads, P head dim, G groups, N state dim, S visible positions.
+The conv op is served here; the scan op, whichever the model has, by the layer's adapter (``recurrences``).
+
+Letters: B rows, T tokens or nodes, n expanded nodes, C conv channels, W conv width, S visible positions.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from specdecodes.core.tree import Topology
 from specdecodes.kernels.linear.packed import packed_linear
 from specdecodes.models.cache import TreeCache
 from specdecodes.models.products import PackedLinear
-from specdecodes.models.recurrences import mamba2
-from specdecodes.models.recurrences.mamba2 import Mamba2Layer
+from specdecodes.models.recurrences import SCANS, STEPS
+from specdecodes.models.recurrences.layer import RecurrentLayer, advance_conv, node_windows, score_conv
 
 
 class CachedPass:
@@ -33,7 +35,7 @@ class CachedPass:
         self.cache = cache
         self.positions: Tensor = torch.empty(0)
         self.visible = 0
-        self.layer: Mamba2Layer = Mamba2Layer(-1)
+        self.layer = RecurrentLayer(-1)
 
     def enter(self, layer_idx: int) -> None:
         """The next ops belong to this layer."""
@@ -47,35 +49,17 @@ class CachedPass:
         """The product of a linear layer, [..., in] to [..., out]."""
         return packed_linear(x, layer.bias, layer.handle, layer.out_features)
 
-    def mamba2_selective_state_update(self, *_: Any, **__: Any) -> Tensor:
+    def refuse(self, *_: Any, **__: Any) -> Tensor:
         """Unreachable while ``TreeCache.has_previous_state`` is False; a mixer that gets here is not one we know."""
         raise RuntimeError("a stock mixer took its one-token branch under our cache; this model is not supported")
 
-    causal_conv1d_update = mamba2_selective_state_update
+    def serve_scan(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Every scan op, with its stock arguments; its output, and a placeholder for the state."""
+        inputs = self.layer.read(self.clamps, *args, **kwargs)
+        return self.layer.answer(self.scan(inputs), inputs), inputs[0]
 
-    def mamba2_chunk_scan(
-        self,
-        hidden_states: Tensor,
-        dt: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        chunk_size: int,
-        D: Tensor | None = None,
-        dt_bias: Tensor | None = None,
-        initial_states: Tensor | None = None,
-        dt_softplus: bool = False,
-        dt_limit: tuple[float, float] = (0.0, float("inf")),
-        return_final_states: bool = False,
-        **_: Any,
-    ) -> tuple[Tensor, Tensor]:
-        """The stock op's signature; y [B, T, H, P] in the input's dtype, and a placeholder for the state."""
-        limit = tuple(dt_limit) if self.clamps else mamba2.NO_LIMIT
-        y = self.scan(hidden_states, dt, A, B, C, D, dt_bias=dt_bias, softplus=dt_softplus, limit=limit)
-        return y.contiguous(), dt
-
-    def scan(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, **kw: Any) -> Tensor:
-        """Scan with raw ``dt`` [B, T, H]; ``kw``: dt_bias, softplus, limit."""
+    def scan(self, inputs: Any) -> Tensor:  # noqa: ANN401 - the adapter's own
+        """Scan what the layer has read."""
         raise NotImplementedError
 
     def causal_conv1d_fn(
@@ -83,6 +67,12 @@ class CachedPass:
     ) -> Tensor:
         """The stock op's signature: [B, C, T] to [B, C, T]."""
         raise NotImplementedError
+
+
+for _name in SCANS:
+    setattr(CachedPass, _name, CachedPass.serve_scan)
+for _name in STEPS:
+    setattr(CachedPass, _name, CachedPass.refuse)
 
 
 class SequencePass(CachedPass):
@@ -103,9 +93,9 @@ class SequencePass(CachedPass):
         """See the base."""
         return self.layer.sequence_conv(hidden_states, weight, bias, activation)
 
-    def scan(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, **kw: Any) -> Tensor:
+    def scan(self, inputs: Any) -> Tensor:  # noqa: ANN401
         """See the base."""
-        return self.layer.sequence_scan(x, dt, A, B, C, D, **kw)
+        return self.layer.sequence(inputs)
 
 
 class StepPass(CachedPass):
@@ -116,44 +106,48 @@ class StepPass(CachedPass):
     ) -> Tensor:
         """See the base."""
         assert self.layer.window is not None
-        return mamba2.advance_conv(self.layer.window, hidden_states[..., 0], weight, bias, activation)[..., None]
+        return advance_conv(self.layer.window, hidden_states[..., 0], weight, bias, activation)[..., None]
 
-    def scan(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, **kw: Any) -> Tensor:
+    def scan(self, inputs: Any) -> Tensor:  # noqa: ANN401
         """See the base."""
         assert self.layer.state is not None
-        steps = self.layer.steps(dt, A, B, **kw)
-        return mamba2.advance_scan(self.layer.state, x[:, 0], steps[:, 0], A, B[:, 0], C[:, 0], D)[:, None]
+        return self.layer.advance(self.layer.part(self.layer.state), inputs)
 
 
 class TreePass(CachedPass):
     """All nodes of a tree, nothing committed.
 
+    Args:
+        keep: ``inputs`` (what a jump needs), ``states`` (one window and state per node) or ``nothing``.
+        by_level: whether adapters may walk down the levels of a tree, where they prefer that.
+
     Attributes:
-        keep: ``inputs`` (raw conv inputs and dt), ``states`` (one window and state per node) or ``nothing``.
-        inputs, dts, windows, states: what was kept, one entry per recurrent layer in order: inputs [B, T, C],
-            dts [B, T, H]; windows [B, T, C, W], states [B, T, H, P, N].
+        ancestors, parents, levels: of the tree (see ``recurrences.layer.ScoredTree``).
+        convs, scans: what was kept, by layer index: raw conv inputs [B, T, C] or windows [B, T, C, W]; what the scan
+            kept, [B, T, ...] each.
     """
 
-    def __init__(self, cache: TreeCache, keep: str) -> None:
+    def __init__(self, cache: TreeCache, keep: str, by_level: bool = True) -> None:
         super().__init__(cache)
         self.keep = keep
+        self.by_level = by_level and cache.recurrence.by_level
         self.ancestors: Tensor = torch.empty(0)
+        self.parents: Tensor = torch.empty(0)
+        self.levels: list[tuple[Tensor, Tensor]] | None = None
         self.window_index: dict[int, Tensor] = {}
-        self.order: list[int] = []
         self.clear()
 
     def aim(self, topology: Topology) -> None:
         """Set the tree that the next forward scores."""
-        self.ancestors = topology.ancestors
+        self.ancestors, self.parents = topology.ancestors, topology.parents
+        self.levels = topology.levels if self.by_level else None
         for width in {layer.window.shape[-1] for layer in self.cache.recurrent.values() if layer.window is not None}:
             self.window_index[width] = topology.windows(width)
 
     def clear(self) -> None:
         """Forget what was kept."""
-        self.inputs: list[Tensor] = []
-        self.dts: list[Tensor] = []
-        self.windows: list[Tensor] = []
-        self.states: list[Tensor] = []
+        self.convs: dict[int, Tensor] = {}
+        self.scans: dict[int, tuple[Tensor, ...]] = {}
 
     def attend(self, layer_idx: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """A row that is not finite would reach every node through 0 * nan in the weighted sum of values."""
@@ -165,19 +159,19 @@ class TreePass(CachedPass):
         """See the base."""
         index = self.window_index[weight.shape[-1]]
         if self.keep == "inputs":
-            self.inputs.append(hidden_states.transpose(1, 2))
+            self.convs[self.layer.index] = hidden_states.transpose(1, 2)
         elif self.keep == "states":
-            self.windows.append(mamba2.node_windows(self.layer, hidden_states, index))
-        return mamba2.score_conv(self.layer, hidden_states, index, weight, bias, activation)
+            self.convs[self.layer.index] = node_windows(self.layer, hidden_states, index)
+        return score_conv(self.layer, hidden_states, index, weight, bias, activation)
 
-    def scan(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, **kw: Any) -> Tensor:
+    def scan(self, inputs: Any) -> Tensor:  # noqa: ANN401
         """See the base."""
-        steps = self.layer.steps(dt, A, B, **kw)
-        if self.keep == "inputs":
-            self.dts.append(dt)
-        elif self.keep == "states":
-            self.states.append(mamba2.node_states(self.layer, x, steps, A, B, self.ancestors))
-        return mamba2.score_scan(self.layer, x, steps, A, B, C, D, self.ancestors)
+        y, kept = self.layer.score(inputs, self, self.keep)
+        before = self.scans.get(self.layer.index)
+        if before is not None:  # a stock file that loops over heads
+            kept = tuple(torch.cat(both, dim=2) for both in zip(before, kept, strict=True))
+        self.scans[self.layer.index] = kept
+        return y
 
 
 class ExpandPass(CachedPass):
@@ -185,7 +179,7 @@ class ExpandPass(CachedPass):
 
     Attributes:
         parents, slots: int64 [n]: where the parents' states lie and where the nodes' states go.
-        windows, states: per recurrent layer (by layer index), [slots, C, W] and [slots, H, P, N].
+        windows, states: per recurrent layer (by layer index), [slots, C, W] and [slots, ...].
     """
 
     def __init__(self, cache: TreeCache) -> None:
@@ -201,15 +195,14 @@ class ExpandPass(CachedPass):
         """See the base."""
         kept = self.windows[self.layer.index]
         window = kept.index_select(0, self.parents)
-        y = mamba2.advance_conv(window, hidden_states[0].T, weight, bias, activation)
+        y = advance_conv(window, hidden_states[0].T, weight, bias, activation)
         kept.index_copy_(0, self.slots, window)
         return y.T[None]
 
-    def scan(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, **kw: Any) -> Tensor:
+    def scan(self, inputs: Any) -> Tensor:  # noqa: ANN401
         """See the base."""
-        kept = self.states[self.layer.index]
+        kept = self.layer.part(self.states[self.layer.index])
         state = kept.index_select(0, self.parents)
-        steps = self.layer.steps(dt, A, B, **kw)
-        y = mamba2.advance_scan(state, x[0], steps[0], A, B[0], C[0], D)
+        y = self.layer.advance(state, inputs)
         kept.index_copy_(0, self.slots, state)
-        return y[None]
+        return y

@@ -55,7 +55,7 @@ class SlotRunner(Target):
         self._slots = torch.arange(max_slots, device=self.device)
         self._root = self._slots[:1]
         self._committed = torch.tensor([max_slots], device=self.device)
-        self._buffers: list[tuple[Tensor, Tensor]] = []
+        self._buffers: list[Tensor] = []
 
     @torch.inference_mode()
     def catch_up(self, tokens: Sequence[int]) -> Tensor:
@@ -107,22 +107,22 @@ class SlotRunner(Target):
             source = torch.tensor(list(slots), device=self.device) + self.length
             for rows in self.cache.attention.values():
                 rows.move(source, self.length)
-        for windows, states in self._buffers:
-            windows[:, -1] = windows[:, slots[-1]]
-            states[:, -1] = states[:, slots[-1]]
+        for buffer in self._buffers:
+            buffer[:, -1] = buffer[:, slots[-1]]
         self.cache.length += len(slots)
 
     def _make_slots(self) -> None:
-        """Per stack, buffers [layers, S + 1, C, W] and [layers, S + 1, H, P, N]; the last row is the committed one."""
+        """Per stack, buffers [layers, S + 1, C, W] and [layers, S + 1, ...]; the last row is the committed one."""
         current = self._expand_pass
         for stack in self.stacks:
-            windows, states = (
-                each.repeat_interleave(self.max_slots + 1, dim=1) for each in (stack.windows, stack.states)
-            )
-            self._buffers.append((windows, states))
-            stack.hold(windows[:, -1:], states[:, -1:])
+            windows = stack.windows.repeat_interleave(self.max_slots + 1, dim=1)
+            states = None if stack.states is None else stack.states.repeat_interleave(self.max_slots + 1, dim=1)
+            stack.hold(windows[:, -1:], None if states is None else states[:, -1:])
+            self._buffers += [windows] if states is None else [windows, states]
             for i, layer in enumerate(stack.layers):
-                current.windows[layer.index], current.states[layer.index] = windows[i], states[i]
+                current.windows[layer.index] = windows[i]
+                if states is not None:
+                    current.states[layer.index] = states[i]
 
     def _run(self, tokens: Tensor, parents: Tensor, places: Tensor, slots: Tensor, masks: Tensor) -> Tensor:
         """Logits [1, n, V] of ``tokens`` [1, n], whose states start from the rows ``parents`` and go to ``places``.

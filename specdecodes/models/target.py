@@ -17,7 +17,9 @@ from specdecodes.models.families import check_supported, signature_of
 from specdecodes.models.interpose import install, serving
 from specdecodes.models.passes import CachedPass, SequencePass, StepPass, TreePass
 from specdecodes.models.products import PackedProducts
-from specdecodes.models.recurrences.mamba2 import Mamba2Stack, make_stacks
+from specdecodes.models.recurrences import recurrence_of
+from specdecodes.models.recurrences.layer import RecurrentLayer
+from specdecodes.models.recurrences.stack import RecurrentStack, make_stacks
 
 if TYPE_CHECKING:
     from specdecodes.plugins.states.base import StateBackend
@@ -55,7 +57,7 @@ class Target:
         max_length: int | None = None,
     ) -> None:
         check_supported(model.config)
-        install(model)
+        self.recurrence = recurrence_of(install(model))
         self.model = model.eval()
         self.device: torch.device = model.device  # a stock model looks through its parameters each time
         self.dtype: torch.dtype = model.dtype
@@ -72,10 +74,10 @@ class Target:
         if compile and max_length is None:
             max_length = min(self.signature.max_positions or COMPILED_CAPACITY, COMPILED_CAPACITY)
         self.max_length = max_length
-        self.cache = TreeCache(max_length)
+        self.cache = TreeCache(max_length, self.recurrence.layer if self.recurrence else RecurrentLayer)
         self.step_in_place = False
         self.is_embedded = False
-        self.stacks: list[Mamba2Stack] = []
+        self.stacks: list[RecurrentStack] = []
         self._passes: dict[Any, CachedPass] = {}
         self._in_flight: TreePass | StepPass | None = None
         self._scored: Tree | None = None
@@ -150,8 +152,8 @@ class Target:
         self.products.refresh()
         self._scored = self._in_flight = None
         logits = self._run_sequence(ids, clamps=True, **model_inputs)
-        if not self.stacks and self.cache.recurrent:
-            self.stacks = make_stacks(list(self.cache.recurrent.values()), self._compiled)
+        if self.recurrence is not None and not self.stacks:
+            self.stacks = make_stacks(list(self.cache.recurrent.values()), self.recurrence.stack, self._compiled)
         return logits
 
     @torch.inference_mode()
@@ -196,7 +198,7 @@ class Target:
 
     @property
     def kept(self) -> Any:  # noqa: ANN401 - depends on the back-end
-        """What scoring kept, per stack: (inputs [layers, B, T, C], dt [layers, B, T, H]) or (windows, states)."""
+        """What scoring kept, per stack: what its ``jump`` or its ``select`` takes."""
         return self._kept
 
     @property
@@ -311,21 +313,18 @@ class Target:
         return min(-(-length // 64) * 64, self.cache.capacity or length) if self.compile else length
 
     def _collect(self, current: TreePass) -> Any:  # noqa: ANN401
-        if current.keep == "inputs":
-            return tuple(
-                (torch.stack([current.inputs[i] for i in order]), torch.stack([current.dts[i] for i in order]))
-                for order in self._orders()
-            )
-        if current.keep == "states":
-            return tuple(
-                ([current.windows[i] for i in order], [current.states[i] for i in order]) for order in self._orders()
-            )
-        return ()
-
-    def _orders(self) -> list[list[int]]:
-        """Per stack, the places of its layers in forward order."""
-        place = {index: i for i, index in enumerate(self.cache.recurrent)}
-        return [[place[layer.index] for layer in stack.layers] for stack in self.stacks]
+        if current.keep == "nothing":
+            return ()
+        kept: list[Any] = []
+        for stack in self.stacks:
+            indices = [layer.index for layer in stack.layers]
+            convs = [current.convs[i] for i in indices]
+            scans = [list(each) for each in zip(*(current.scans.get(i, ()) for i in indices), strict=True)]
+            if current.keep == "inputs":
+                kept.append((torch.stack(convs), *(torch.stack(each) for each in scans)))
+            else:
+                kept.append((convs, scans[0] if scans else []))
+        return tuple(kept)
 
     def _gather_rows(self, accepted: list[int]) -> None:
         if accepted == list(range(len(accepted))):
@@ -346,7 +345,8 @@ class Target:
     def _tree_pass(self, count: int) -> TreePass:
         key = ("tree", count)
         if key not in self._passes:
-            self._passes[key] = TreePass(self.cache, self.backend.keep)
+            by_level = not self.compile and self.device.type == "cpu"  # levels are read on the host
+            self._passes[key] = TreePass(self.cache, self.backend.keep, by_level)
         current = self._passes[key]
         assert isinstance(current, TreePass)
         return current

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from specdecodes.core.tree import Topology
 from specdecodes.kernels.causal_conv.naive import activate, path_conv, sequence_conv, tree_conv, window_conv
-from specdecodes.models.recurrences.mamba2 import Mamba2Layer, advance_conv, node_windows
+from specdecodes.models.recurrences.layer import RecurrentLayer, advance_conv, node_windows
 
 CHANNELS = 6
 SIZES = [1, 2, 13, 15, 16, 17, 33, 63]
@@ -146,7 +146,7 @@ def test_windows_of_nodes() -> None:
 
 def test_node_windows_end_with_the_node() -> None:
     parents, x = trees(13), normal(2, CHANNELS, 13)
-    layer = Mamba2Layer(0, window=normal(2, CHANNELS, 4))
+    layer = RecurrentLayer(0, window=normal(2, CHANNELS, 4))
     topology = Topology(parents)
     found = node_windows(layer, x, topology.windows(4))
     weight = normal(CHANNELS, 4)

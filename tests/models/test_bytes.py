@@ -61,7 +61,7 @@ def test_kept_bytes_equal_the_formula(name: str, dtype: torch.dtype, backend: ty
             tensor
             for current in target._passes.values()
             if isinstance(current, TreePass)
-            for tensor in (*current.inputs, *current.dts, *current.windows, *current.states)
+            for tensor in (*current.convs.values(), *current.scans.values())
         ]
         assert not kept_elsewhere
     target.commit(torch.tensor([[0]]))

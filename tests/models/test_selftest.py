@@ -12,6 +12,7 @@ from torch import Tensor
 
 from specdecodes.core.tree import Topology
 from specdecodes.kernels.causal_conv.naive import window_conv
+from specdecodes.models import passes
 from specdecodes.models.passes import TreePass
 from specdecodes.models.recurrences import mamba2
 from specdecodes.models.recurrences.mamba2 import Mamba2Stack
@@ -124,7 +125,7 @@ def _jump_forgets_window(patch: pytest.MonkeyPatch) -> None:
 
 
 def _step_forgets_window(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(mamba2, "advance_conv", lambda window, x, *rest: window_conv(window, *rest))
+    patch.setattr(passes, "advance_conv", lambda window, x, *rest: window_conv(window, *rest))
 
 
 def _no_skip(patch: pytest.MonkeyPatch) -> None:

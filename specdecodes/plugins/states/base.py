@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class StateBackend:
     """Chooses what ``Target.score`` keeps (``keep``) and moves the recurrent state of an accepted path.
 
-    ``keep`` is ``inputs`` (raw conv inputs and step sizes), ``states`` (a window and a state per node) or ``nothing``.
+    ``keep`` is ``inputs`` (of the ops), ``states`` (a window and a state per node) or ``nothing``.
     """
 
     keep = "nothing"

@@ -24,16 +24,10 @@ class StateCopy(StateBackend):
     def move(self, target: Target, path: Tensor) -> None:
         """Copy the state of the last node of each row's path."""
         last = path.gather(1, (path >= 0).sum(1, keepdim=True) - 1)[:, 0]
-        for stack, (windows, states) in zip(target.stacks, target.kept, strict=True):
-            stack.select(windows, states, last)
+        for stack, kept in zip(target.stacks, target.kept, strict=True):
+            stack.select(last, *kept)
 
     @staticmethod
     def bytes_per_node(target: Target) -> int:
-        """Per layer: W * C window entries in the model's dtype and H * P * N state entries in the state's."""
-        total = 0
-        for stack in target.stacks:
-            state = stack.layers[0].state
-            assert state is not None
-            window = stack.width * stack.channels * target.dtype.itemsize
-            total += len(stack.layers) * (window + state[0].numel() * state.dtype.itemsize)
-        return total
+        """Per layer: W * C window entries in the model's dtype, and a state in the state's."""
+        return sum(stack.bytes_per_node("states", target.dtype.itemsize) for stack in target.stacks)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Replay(StateBackend):
-    """Keep raw conv inputs and step sizes; jump along the accepted path in closed form (STree's activation replay)."""
+    """Keep the ops' inputs; jump along the accepted path in closed form (STree's activation replay)."""
 
     keep = "inputs"
     capturable = True
@@ -23,12 +23,10 @@ class Replay(StateBackend):
 
     def move(self, target: Target, path: Tensor) -> None:
         """One closed-form jump for all layers of a shape."""
-        for stack, (inputs, dt) in zip(target.stacks, target.kept, strict=True):
-            stack.jump(inputs, dt, path)
+        for stack, kept in zip(target.stacks, target.kept, strict=True):
+            stack.jump(path, *kept)
 
     @staticmethod
     def bytes_per_node(target: Target) -> int:
-        """Per layer: C conv inputs and H step sizes in the model's dtype."""
-        return sum(
-            len(stack.layers) * (stack.channels + stack.heads) * target.dtype.itemsize for stack in target.stacks
-        )
+        """Per layer: C conv inputs in the model's dtype, and what the scan's jump needs (Mamba-2: H step sizes)."""
+        return sum(stack.bytes_per_node("inputs", target.dtype.itemsize) for stack in target.stacks)
