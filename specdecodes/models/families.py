@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -19,8 +20,26 @@ SUPPORTED = {
     "granitemoehybrid": "Mamba-2 and attention",
     "nemotron_h": "Mamba-2 and attention",
     "zamba2": "Mamba-2 and shared attention",
+    "mamba": "S6",
+    "falcon_mamba": "S6",
+    "jamba": "S6 and attention",
+    "zamba": "S6 and shared attention",
 }
 """model_type to what its layers are."""
+
+OWN_CACHES = {
+    "minimax": "lightning attention",
+    "recurrent_gemma": "RG-LRU",
+    "rwkv": "WKV",
+    "xlstm": "xLSTM",
+    "deepseek_v4": "compressed attention",
+    "zaya": "compressed attention",
+}
+"""Families whose recurrence or cache transformers keeps inside the modeling file, where no op can be served."""
+
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""Kinds of attention layers, as configurations name them."""
 
 
 @dataclass(frozen=True)
@@ -31,18 +50,22 @@ class Signature:
         cache_argument: ``past_key_values`` or ``cache_params``.
         takes_positions, takes_logits_to_keep: whether the forward has these arguments.
         attention: whether any layer attends, so that a 4D mask is needed.
-        recurrent: whether any layer carries a recurrent state.
         max_positions: how many positions the model allows, or None.
-        window: the sliding window of its attention, or None.
+        windows: from kinds of attention layers to sliding windows, None where they see everything; a forward takes
+            one mask per kind where there are several.
     """
 
     cache_argument: str
     takes_positions: bool
     takes_logits_to_keep: bool
     attention: bool
-    recurrent: bool
     max_positions: int | None
-    window: int | None
+    windows: Mapping[str, int | None] = field(default_factory=lambda: {FULL: None})
+
+    @property
+    def slides(self) -> bool:
+        """Whether any layer has a window."""
+        return any(self.windows.values())
 
 
 def check_supported(config: Any) -> None:  # noqa: ANN401 - a transformers config
@@ -50,18 +73,24 @@ def check_supported(config: Any) -> None:  # noqa: ANN401 - a transformers confi
 
     Raises:
         ValueError: an encoder-decoder, a family not supported yet, a step-size limit that stock models apply
-            in prefill but not in steps, an attention implementation that cannot take a tree mask.
+            in prefill but not in steps, attention in both directions, an attention implementation that cannot take
+            a tree mask.
     """
     kind = getattr(config, "model_type", "?")
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"model: expected a decoder-only causal model, got the encoder-decoder family {kind!r}")
     if kind not in SUPPORTED:
-        raise ValueError(f"model: family {kind!r} is not supported yet; supported: {', '.join(sorted(SUPPORTED))}")
+        why = f" (its {OWN_CACHES[kind]} calls no op that can be served)" if kind in OWN_CACHES else ""
+        raise ValueError(f"model: family {kind!r} is not supported yet{why}; supported: {', '.join(sorted(SUPPORTED))}")
     limit = getattr(config, "time_step_limit", None)
     if limit is not None and tuple(limit) != (0.0, float("inf")):
         raise ValueError(
             f"model: time_step_limit {tuple(limit)} is not supported: stock {kind} clamps step sizes in a sequence "
             "but not in one-token steps, so the model disagrees with itself; expected (0.0, inf)"
+        )
+    if getattr(config, "use_bidirectional_attention", False):
+        raise ValueError(
+            "model: use_bidirectional_attention: expected a causal model, got attention in both directions"
         )
     attention = getattr(config, "_attn_implementation", None) or ""
     if "flash" in attention:
@@ -75,30 +104,33 @@ def signature_of(model: PreTrainedModel) -> Signature:
     """Read off how ``model`` is called."""
     config = model.config
     parameters = inspect.signature(type(model).forward).parameters
-    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
-    if config.model_type == "mamba2":
-        kinds = ["linear_attention"]
-    attention = kinds is None or any(
-        ("attention" in k and k != "linear_attention") or k in ("hybrid", "attention") for k in kinds
-    )
-    recurrent = SUPPORTED[config.model_type] != "attention"
-    if config.model_type == "falcon_h1":
-        attention = True
+    attention = _attends(config)
     return Signature(
         cache_argument="cache_params" if "cache_params" in parameters else "past_key_values",
         takes_positions="position_ids" in parameters,
         takes_logits_to_keep="logits_to_keep" in parameters,
         attention=attention,
-        recurrent=recurrent,
         max_positions=getattr(config, "max_position_embeddings", None) if attention else None,
-        window=_window(config),
+        windows=_windows(config),
     )
 
 
-def _window(config: Any) -> int | None:  # noqa: ANN401
-    if getattr(config, "use_sliding_window", True) is False:
-        return None
+def _attends(config: Any) -> bool:  # noqa: ANN401
+    """Whether any layer of this very configuration attends."""
+    if "attention" not in SUPPORTED[config.model_type]:
+        return False
+    if "beside" in SUPPORTED[config.model_type]:
+        return True
+    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
+    return kinds is None or any(k in ("attention", "hybrid", FULL, SLIDING) for k in kinds)
+
+
+def _windows(config: Any) -> dict[str, int | None]:  # noqa: ANN401
+    """Kinds of attention layers and their windows; without ``layer_types``, all layers are of one kind."""
+    width = getattr(config, "sliding_window", None)
+    if width is None or getattr(config, "use_sliding_window", True) is False:
+        return {FULL: None}
     kinds = getattr(config, "layer_types", None)
-    if kinds is not None and "sliding_attention" not in kinds:
-        return None
-    return getattr(config, "sliding_window", None)
+    if kinds is None:
+        return {SLIDING: width}
+    return {kind: width if kind == SLIDING else None for kind in (FULL, SLIDING) if kind in kinds} or {FULL: None}

@@ -124,16 +124,18 @@ class _Stock:
         target, count, length = self.target, len(PARENTS), PROMPT
         ids = _token_ids(target, PROMPT + 2 * count + 1)
         prompt, first, second, last = ids.split([PROMPT, count, count, 1], dim=1)
-        prefix = self._forward(DynamicCache(config=target.model.config), prompt, 0)[1]
+        prefix = self._forward(self._empty(), prompt, 0)[1]
         target.prefill(prompt)
-        checks = []
+        checks, before = [], prompt
+        continues = target.recurrence is None or target.recurrence.layer.continues
         for place, tokens in (("first tree", first), ("tree after a commit", second)):
             nodes = self._steps(prefix, tokens, length)
-            again = self._paths(prefix, tokens, length)
+            again = self._paths(prefix, ids[:, :0] if continues else before, tokens, length)
             ours = target.score(Tree(tokens, torch.tensor([PARENTS], device=target.device)))[0]
             checks.append(_Check(place, ours, torch.cat([logits for logits, _ in nodes]), again))
             target.commit(torch.tensor([ACCEPTED], device=target.device))
             prefix = nodes[ACCEPTED[-1]][1]
+            before = torch.cat([before, tokens[:, list(ACCEPTED)]], dim=1)
             length += len(ACCEPTED)
         stock = self._forward(prefix, last, length)[0]
         checks.append(_Check("plain step after a commit", self._plain_step(last), stock, stock))
@@ -147,14 +149,22 @@ class _Stock:
             nodes.append(self._forward(before, tokens[:, node : node + 1], length + _depth(node)))
         return nodes
 
-    def _paths(self, prefix: DynamicCache, tokens: Tensor, length: int) -> Tensor:
-        """Logits [T, V] with each leaf's path in one forward; stock steps know no limit, so neither may this."""
+    def _paths(self, prefix: DynamicCache, before: Tensor, tokens: Tensor, length: int) -> Tensor:
+        """Logits [T, V] with each leaf's path in one forward; stock steps know no limit, so neither may this.
+
+        Args:
+            before: everything committed [1, length], for models that cannot continue ``prefix`` so; else empty.
+        """
         logits: dict[int, Tensor] = {}
+        cache, start = (self._empty(), 0) if before.shape[1] else (prefix, length)
         with _mixers(self.target, time_step_limit=NO_LIMIT):
             for path in LEAVES:
-                rows = self._forward(prefix, tokens[:, list(path)], length)[0]
-                logits |= dict(zip(path, rows, strict=True))
+                rows = self._forward(cache, torch.cat([before, tokens[:, list(path)]], dim=1), start)[0]
+                logits |= dict(zip(path, rows[-len(path) :], strict=True))
         return torch.stack([logits[node] for node in range(len(PARENTS))])
+
+    def _empty(self) -> DynamicCache:
+        return DynamicCache(config=self.target.model.config)
 
     def _plain_step(self, token: Tensor) -> Tensor:
         target = self.target
@@ -192,12 +202,13 @@ def _token_ids(target: Target, count: int) -> Tensor:
 
 @contextmanager
 def _mixers(target: Target, **attributes: Any) -> Iterator[None]:
-    """Set attributes of the Mamba-2 mixers for the length of the block."""
+    """Set attributes of the mixers that have them for the length of the block."""
     before = [
         (module, name, getattr(module, name))
         for module in target.model.modules()
         if hasattr(module, "A_log")
         for name in attributes
+        if hasattr(module, name)
     ]
     try:
         for module, name, _ in before:

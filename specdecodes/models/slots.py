@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from specdecodes.models.interpose import serving
+from specdecodes.models.masks import Masks
 from specdecodes.models.passes import ExpandPass
 from specdecodes.models.target import Target
 
@@ -45,7 +45,7 @@ class SlotRunner(Target):
         self.tokens_run = 0
         self.num_slots = 0
         self._expand_pass = ExpandPass(self.cache)
-        self._forward_expand = self._compiled(self._expand_forward)
+        self._forward_expand = self._compiled(self._forward_at)
         # Row 0 is the root's for good; a slot's row is written when it is run, from its parent's.
         lowest = torch.finfo(self.dtype).min
         self._masks = torch.full((max_slots, max_slots), lowest, dtype=self.dtype, device=self.device)
@@ -136,25 +136,10 @@ class SlotRunner(Target):
         self.cache.serving = current
         self.tokens_run += tokens.shape[1]
         rows = slots + self.length
-        positions, mask = rows[None], rows
+        positions = rows[None]
+        mask: Masks = rows[None, None, None]
         if self.signature.attention:
-            positions, mask = (self._depths.index_select(0, slots) + self.length)[None], self._slot_mask(masks)
+            positions, keys = (self._depths.index_select(0, slots) + self.length)[None], self._depths + self.length
+            mask = self._mask(masks[None, None], positions, keys[None])
         with serving(current):
             return self._forward_expand(current, tokens, positions, mask, rows)
-
-    def _slot_mask(self, rows: Tensor) -> Tensor:
-        """Additive mask [1, 1, n, S]: everything committed, and of the slots (``rows`` [n, slots]) the own path."""
-        visible = self._visible(self.length + self.max_slots)
-        mask = pad(rows, (self.length, 0))[None, None]
-        if beyond := visible - self.length - self.max_slots:
-            mask = pad(mask, (0, beyond), value=torch.finfo(self.dtype).min)
-        if self.compile:
-            torch._dynamo.maybe_mark_dynamic(mask, 3)  # at full capacity it is a constant
-        return mask
-
-    def _expand_forward(
-        self, current: ExpandPass, ids: Tensor, positions: Tensor, mask: Tensor, slots: Tensor
-    ) -> Tensor:
-        current.positions, current.visible = slots, mask.shape[-1]
-        kwargs = {"input_ids": ids, "attention_mask": mask} if self.signature.attention else {"input_ids": ids}
-        return self._call(kwargs, positions)

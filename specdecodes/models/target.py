@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from specdecodes.core.tree import Topology, Tree
 from specdecodes.models.cache import TreeCache
 from specdecodes.models.families import check_supported, signature_of
 from specdecodes.models.interpose import install, serving
+from specdecodes.models.masks import Masks, behind_prefix, by_kind, causal_mask, each_mask, positions_behind_prefix
 from specdecodes.models.passes import CachedPass, SequencePass, StepPass, TreePass
 from specdecodes.models.products import PackedProducts
 from specdecodes.models.recurrences import recurrence_of
@@ -82,7 +82,7 @@ class Target:
         self._in_flight: TreePass | StepPass | None = None
         self._scored: Tree | None = None
         self._forward_tree = self._compiled(self._tree_forward)
-        self._forward_step = self._compiled(self._step_forward)
+        self._forward_step = self._compiled(self._forward_at)
 
     # -- what the model is ----------------------------------------------------------------------------------------
 
@@ -119,7 +119,6 @@ class Target:
             )
         for name, limit in (
             ("the model allows", self.signature.max_positions),
-            ("its sliding window covers", self.signature.window),
             ("the static cache holds", self.max_length),
         ):
             if limit is not None and prompt + new > limit:
@@ -240,14 +239,14 @@ class Target:
         logits = ids.new_empty(0)
         self.cache.serving = current
         for chunk in ids.split(PREFILL_CHUNK, dim=1):
-            start, count = self.length, chunk.shape[1]
-            end = start + count
-            current.positions = torch.arange(start, end, device=ids.device)
-            current.visible = end
+            start = self.length
+            end = start + chunk.shape[1]
+            positions = torch.arange(end, device=ids.device)[None]
+            current.positions, current.visible = positions[0, start:], end
             kwargs: dict[str, Any] = {"input_ids": chunk, **model_inputs}
             if self.signature.attention:
-                mask = torch.full((count, end), torch.finfo(self.dtype).min, dtype=self.dtype, device=ids.device)
-                kwargs["attention_mask"] = mask.triu_(start + 1)[None, None]
+                mask = causal_mask(start, end, self.dtype, ids.device)
+                kwargs["attention_mask"] = by_kind(mask, self.signature.windows, positions[:, start:], positions)
             if self.signature.takes_logits_to_keep:
                 kwargs["logits_to_keep"] = 1
             with serving(current):
@@ -263,12 +262,10 @@ class Target:
         return logits
 
     def _tree_forward(
-        self, current: TreePass, ids: Tensor, positions: Tensor, mask: Tensor, slots: Tensor
+        self, current: TreePass, ids: Tensor, positions: Tensor, mask: Masks, slots: Tensor
     ) -> tuple[Tensor, Any]:
-        current.positions, current.visible = slots, mask.shape[-1]
         current.clear()
-        kwargs = {"input_ids": ids, "attention_mask": mask} if self.signature.attention else {"input_ids": ids}
-        logits = self._call(kwargs, positions)
+        logits = self._forward_at(current, ids, positions, mask, slots)
         # What is not finite must reach the descendants, which the passes hide from everything else.
         broken = (current.ancestors & ~logits[..., 0].isfinite()[:, None]).any(-1)
         logits = logits.masked_fill(broken[..., None], float("nan"))
@@ -276,8 +273,9 @@ class Target:
         current.clear()
         return logits, kept
 
-    def _step_forward(self, current: StepPass, ids: Tensor, positions: Tensor, mask: Tensor, slots: Tensor) -> Tensor:
-        current.positions, current.visible = slots, mask.shape[-1]
+    def _forward_at(self, current: CachedPass, ids: Tensor, positions: Tensor, mask: Masks, slots: Tensor) -> Tensor:
+        """Logits [B, n, V] of ``ids``, whose keys go to ``slots`` [n] of the caches."""
+        current.positions, current.visible = slots, each_mask(mask)[0].shape[-1]
         kwargs = {"input_ids": ids, "attention_mask": mask} if self.signature.attention else {"input_ids": ids}
         return self._call(kwargs, positions)
 
@@ -293,20 +291,31 @@ class Target:
         self._in_flight, self._scored = current, tree
         return logits
 
-    def _place(self, topology: Topology) -> tuple[Tensor, Tensor, Tensor]:
+    def _place(self, topology: Topology) -> tuple[Tensor, Masks, Tensor]:
         """Positions [B, T] by depth, the additive mask [B, 1, T, S], and where the nodes' keys go [T]."""
         length, count = self.length, topology.parents.shape[1]
-        device = self.device
         positions = topology.depths + length
-        slots = torch.arange(length, length + count, device=device)
+        slots = torch.arange(length, length + count, device=self.device)
         if not self.signature.attention:
             return positions, positions[:, None, None, :], slots
-        mask = pad(topology.mask(self.dtype), (length, 0))
-        if beyond := self._visible(length + count) - length - count:
-            mask = pad(mask, (0, beyond), value=torch.finfo(self.dtype).min)
+        return positions, self._mask(topology.mask(self.dtype), positions, positions), slots
+
+    def _mask(self, rows: Tensor, queries: Tensor, keys: Tensor) -> Masks:
+        """What the queries see of the committed prefix and of new rows.
+
+        Args:
+            rows: additive mask among the new rows [B, 1, T, n]. queries, keys: positions [B, T] and [B, n].
+        """
+        length, windows = self.length, self.signature.windows
+        visible = self._visible(length + rows.shape[-1])
+        mask = behind_prefix(rows, length, visible)
+        masks: Masks = mask
+        if self.signature.slides:
+            masks = by_kind(mask, windows, queries, positions_behind_prefix(keys, length, visible))
         if self.compile:
-            torch._dynamo.maybe_mark_dynamic(mask, 3)  # at full capacity it is a constant
-        return positions, mask, slots
+            for each in each_mask(masks):
+                torch._dynamo.maybe_mark_dynamic(each, 3)  # at full capacity it is a constant
+        return masks
 
     def _visible(self, length: int) -> int:
         """How many positions attention sees; few sizes when compiled, and what lies beyond is masked."""

@@ -15,7 +15,8 @@ from specdecodes.plugins.states.copy import StateCopy
 from specdecodes.plugins.states.reforward import Reforward
 from specdecodes.plugins.states.replay import Replay
 
-from .families import RECURRENT, make, prompt_of, tree_of
+from .configs import FAMILIES, RECURRENT
+from .families import make, prompt_of, tree_of
 
 
 def kept_bytes(kept: Any) -> int:
@@ -33,14 +34,37 @@ def kept_bytes(kept: Any) -> int:
     return sum(found.values())
 
 
-def formula(backend: type[StateBackend], mixer: nn.Module, itemsize: int) -> int:
+def formula(backend: type[StateBackend], name: str, mixer: nn.Module, itemsize: int) -> int:
     """Bytes per node of one stock mixer; a state is float32 in every model that is not float64."""
+    if backend is Reforward:
+        return 0
+    recurrence = FAMILIES[name].recurrence
+    conv = next(module for module in mixer.modules() if isinstance(module, nn.Conv1d))
+    channels, width = conv.in_channels, conv.kernel_size[0]
+    kept, state = {"mamba2": mamba2, "s6": s6, "delta": delta, "conv": lambda *_: (0, 0)}[recurrence](mixer, itemsize)
     if backend is Replay:
-        return (mixer.conv_dim + mixer.num_heads) * itemsize
-    if backend is StateCopy:
-        state = mixer.num_heads * mixer.head_dim * mixer.ssm_state_size * 4
-        return state + mixer.conv_kernel_size * mixer.conv_dim * itemsize
-    return 0
+        return channels * itemsize + kept
+    return width * channels * itemsize + state * 4
+
+
+def mamba2(mixer: nn.Module, itemsize: int) -> tuple[int, int]:
+    """A step size per head; bytes, and numbers of a state."""
+    return mixer.num_heads * itemsize, mixer.num_heads * mixer.head_dim * mixer.ssm_state_size
+
+
+def s6(mixer: nn.Module, itemsize: int) -> tuple[int, int]:
+    """A step size per channel, and one input direction per scan."""
+    heads = getattr(mixer, "n_mamba_heads", 1)
+    return (mixer.intermediate_size + heads * mixer.ssm_state_size) * itemsize, mixer.A_log.numel()
+
+
+def delta(mixer: nn.Module, itemsize: int) -> tuple[int, int]:
+    """A key in the model's dtype, a correction and log decays in float32, per head."""
+    if hasattr(mixer, "forget_gate"):  # Kimi: a decay per key channel
+        heads, key, value, decays = mixer.num_heads, mixer.head_dim, mixer.head_dim, mixer.head_dim
+    else:
+        heads, key, value, decays = mixer.num_v_heads, mixer.head_k_dim, mixer.head_v_dim, 1
+    return heads * (key * itemsize + value * 4 + decays * 4), heads * key * value
 
 
 @pytest.mark.parametrize("backend", [Replay, StateCopy, Reforward], ids=lambda kind: kind.__name__)
@@ -48,8 +72,8 @@ def formula(backend: type[StateBackend], mixer: nn.Module, itemsize: int) -> int
 @pytest.mark.parametrize("name", RECURRENT)
 def test_kept_bytes_equal_the_formula(name: str, dtype: torch.dtype, backend: type[StateBackend]) -> None:
     target = Target(make(name, dtype), backend=backend())
-    mixers = [module for module in target.model.modules() if hasattr(module, "A_log")]
-    per_node = sum(formula(backend, mixer, dtype.itemsize) for mixer in mixers)
+    mixers = [module for module in target.model.modules() if any(isinstance(m, nn.Conv1d) for m in module.children())]
+    per_node = sum(formula(backend, name, mixer, dtype.itemsize) for mixer in mixers)
     assert len(mixers) >= 2
     target.prefill(prompt_of(5))
     assert backend.bytes_per_node(target) == per_node

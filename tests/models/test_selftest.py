@@ -19,7 +19,8 @@ from specdecodes.models.recurrences.mamba2 import Mamba2Stack
 from specdecodes.models.selftest import FLOORS, self_test
 from specdecodes.models.target import Target
 
-from .families import FAMILIES, LIFTED, gap, make, prompt_of, shared, stock_path
+from .configs import FAMILIES, LIFTED
+from .families import gap, make, prompt_of, shared, stock_path
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -234,7 +234,7 @@ def test_output_of_the_wrong_kind(refused: Refused, make_recipe: Make, data: Pat
             {"training": {"held_out": 0.01}},
             "training.held_out: expected at least one block of 16 tokens, got 0 tokens in 0",
         ),
-        ({"model": {"model_type": "gpt2"}}, "[model]: model: family 'gpt2' is not supported yet; supported: bamba"),
+        ({"model": {"model_type": "bloom"}}, "[model]: model: family 'bloom' is not supported yet; supported: bamba"),
         ({"model": BAMBA | {"layers": 3}}, "[model]: unknown setting 'layers'; bamba has "),
     ],
     ids=["data", "held out", "family", "model"],

@@ -150,7 +150,7 @@ def test_settings_of_every_supported_family_are_known(family: str, tokenizer: Pr
     ("settings", "message"),
     [
         ({"model_type": "mambo"}, "Unrecognized model identifier: mambo"),
-        ({"model_type": "gpt2"}, "family 'gpt2' is not supported yet; supported: bamba"),
+        ({"model_type": "bloom"}, "family 'bloom' is not supported yet; supported: bamba"),
         ({"model_type": "t5"}, "expected a decoder-only causal model, got the encoder-decoder family 't5'"),
         (MAMBA2 | {"hidden_size": 17}, "must equal num_heads"),
         (MAMBA2 | {"hidden_size": "16"}, "hidden_size.* expected int, got str"),
