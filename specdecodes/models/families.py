@@ -24,6 +24,21 @@ SUPPORTED = {
     "falcon_mamba": "S6",
     "jamba": "S6 and attention",
     "zamba": "S6 and shared attention",
+    "qwen3_next": "gated delta rule and attention",
+    "qwen3_5_text": "gated delta rule and attention",
+    "qwen3_5_moe_text": "gated delta rule and attention",
+    "olmo_hybrid": "gated delta rule and attention",
+    "kimi_linear": "Kimi delta attention and latent attention",
+    "lfm2": "short convolutions and attention",
+    "lfm2_moe": "short convolutions and attention",
+    "gemma2": "attention",
+    "gemma3_text": "attention",
+    "gpt_oss": "attention",
+    "mixtral": "attention",
+    "qwen3_moe": "attention",
+    "gpt2": "attention",
+    "opt": "attention",
+    "deepseek_v3": "latent attention",
 }
 """model_type to what its layers are."""
 

@@ -8,18 +8,33 @@ from typing import Any
 
 from transformers import (
     BambaConfig,
+    DeepseekV3Config,
     FalconH1Config,
     FalconMambaConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GptOssConfig,
     GraniteMoeHybridConfig,
     JambaConfig,
+    KimiLinearConfig,
+    Lfm2Config,
+    Lfm2MoeConfig,
     LlamaConfig,
     Mamba2Config,
     MambaConfig,
     MistralConfig,
+    MixtralConfig,
     NemotronHConfig,
+    OlmoHybridConfig,
+    OPTConfig,
     PreTrainedConfig,
     Qwen2Config,
+    Qwen3_5MoeTextConfig,
+    Qwen3_5TextConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
+    Qwen3NextConfig,
     Zamba2Config,
     ZambaConfig,
 )
@@ -107,6 +122,31 @@ def _zamba2() -> Zamba2Config:
 
 S6: dict[str, Any] = {"state_size": 12, "time_step_rank": 4, "num_hidden_layers": 2}
 JAMBA: dict[str, Any] = {"mamba_d_state": 12, "mamba_dt_rank": 4, "use_mamba_kernels": False}
+EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+MLA: dict[str, Any] = {
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 12,
+    "v_head_dim": 10,
+    "n_group": 2,
+    "topk_group": 1,
+    "moe_intermediate_size": 24,
+    "num_experts_per_tok": 2,
+    "num_key_value_heads": 4,
+}
+WINDOW = 6
+"""Less than every prompt that is not tiny, and less than the deepest path."""
+DELTA: dict[str, Any] = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 12,
+}
+HYBRID: dict[str, Any] = {
+    **PLAIN,
+    "num_hidden_layers": 3,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+}
 
 
 @dataclass(frozen=True)
@@ -180,10 +220,81 @@ FAMILIES: dict[str, Family] = {
         ),
         recurrence="s6",
     ),
+    "qwen3_next": Family(
+        lambda: Qwen3NextConfig(**HYBRID, **DELTA, **EXPERTS, head_dim=16, shared_expert_intermediate_size=24),
+        recurrence="delta",
+        float32=5e-4,
+    ),
+    "qwen3_5": Family(
+        lambda: Qwen3_5TextConfig(**HYBRID, **DELTA, head_dim=16, linear_conv_kernel_dim=3), recurrence="delta"
+    ),
+    "qwen3_5_moe": Family(
+        lambda: Qwen3_5MoeTextConfig(
+            **{**HYBRID, **DELTA, **EXPERTS, "linear_num_key_heads": 4, "linear_key_head_dim": 16},
+            head_dim=16,
+            shared_expert_intermediate_size=24,
+        ),
+        recurrence="delta",
+    ),
+    "olmo_hybrid": Family(lambda: OlmoHybridConfig(**HYBRID, **DELTA), recurrence="delta"),
     "llama": Family(lambda: LlamaConfig(**PLAIN), recurrence=""),
     "qwen2": Family(lambda: Qwen2Config(**PLAIN), recurrence=""),
     "qwen3": Family(lambda: Qwen3Config(**PLAIN, head_dim=8), recurrence="", attention_kind="eager"),
     "mistral": Family(lambda: MistralConfig(**PLAIN, sliding_window=None), recurrence=""),
+    "lfm2": Family(
+        lambda: Lfm2Config(**{**HYBRID, "layer_types": ["conv", "full_attention", "conv"]}, block_multiple_of=16),
+        recurrence="conv",
+    ),
+    "lfm2_moe": Family(
+        lambda: Lfm2MoeConfig(
+            **{**HYBRID, **EXPERTS, "layer_types": ["conv", "full_attention", "conv"]},
+            conv_bias=True,
+            conv_L_cache=4,
+            num_dense_layers=1,
+        ),
+        recurrence="conv",
+    ),
+    "kimi_linear": Family(
+        lambda: KimiLinearConfig(
+            **{**HYBRID, **MLA}, num_experts=4, linear_head_dim=8, linear_num_heads=4, q_lora_rank=None
+        ),
+        recurrence="delta",
+    ),
+    "mistral-window": Family(lambda: MistralConfig(**PLAIN, sliding_window=WINDOW), recurrence=""),
+    "qwen2-window": Family(
+        lambda: Qwen2Config(**PLAIN, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1), recurrence=""
+    ),
+    "gemma2": Family(
+        lambda: Gemma2Config(**PLAIN, head_dim=8, sliding_window=WINDOW, query_pre_attn_scalar=8),
+        recurrence="",
+        attention_kind="eager",
+    ),
+    "gemma3": Family(
+        lambda: Gemma3TextConfig(**PLAIN, head_dim=8, sliding_window=WINDOW, sliding_window_pattern=2), recurrence=""
+    ),
+    "gpt_oss": Family(
+        lambda: GptOssConfig(**PLAIN, head_dim=8, sliding_window=WINDOW, num_local_experts=4, num_experts_per_tok=2),
+        recurrence="",
+        attention_kind="eager",
+    ),
+    "gpt2": Family(
+        lambda: GPT2Config(vocab_size=VOCAB, n_embd=HIDDEN, n_layer=2, n_head=4, n_positions=1024, **ENDS),
+        recurrence="",
+    ),
+    "opt": Family(
+        lambda: OPTConfig(
+            **{**PLAIN, "num_hidden_layers": 2}, ffn_dim=48, word_embed_proj_dim=24, do_layer_norm_before=True
+        ),
+        recurrence="",
+    ),
+    "mixtral": Family(
+        lambda: MixtralConfig(**PLAIN, num_local_experts=4, num_experts_per_tok=2, sliding_window=WINDOW), recurrence=""
+    ),
+    "qwen3_moe": Family(lambda: Qwen3MoeConfig(**PLAIN, **EXPERTS, head_dim=8), recurrence=""),
+    "deepseek_v3": Family(
+        lambda: DeepseekV3Config(**{**PLAIN, **MLA}, n_routed_experts=4, q_lora_rank=24, first_k_dense_replace=1),
+        recurrence="",
+    ),
 }
 """Every family that ``specdecodes.models.families.SUPPORTED`` names, some in two configurations."""
 
