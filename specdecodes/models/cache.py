@@ -107,6 +107,20 @@ class TreeCache(Cache):
         """See the class."""
         return False
 
+    # transformers 5.24 and later ask for these instead of ``has_previous_state`` and the layers' ``record_past``.
+
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
+        """See the class."""
+        return None
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
+        """See the class."""
+        return None
+
+    def is_recording_past(self, layer_idx: int) -> bool:
+        """Unreachable while there is no state; a stock mixer may ask all the same."""
+        return False
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Committed tokens."""
         return self.length

@@ -56,13 +56,16 @@ OWN_CACHES = {
 FULL, SLIDING = "full_attention", "sliding_attention"
 """Kinds of attention layers, as configurations name them."""
 
+CACHE_ARGUMENTS = ("cache", "cache_params", "past_key_values")
+"""What forwards call their cache: transformers 5.24 and later the first, before that one of the others."""
+
 
 @dataclass(frozen=True)
 class Signature:
     """How to call a model's forward.
 
     Attributes:
-        cache_argument: ``past_key_values`` or ``cache_params``.
+        cache_argument: the first of ``CACHE_ARGUMENTS`` that the forward has.
         takes_positions, takes_logits_to_keep: whether the forward has these arguments.
         attention: whether any layer attends, so that a 4D mask is needed.
         max_positions: how many positions the model allows, or None.
@@ -121,7 +124,7 @@ def signature_of(model: PreTrainedModel) -> Signature:
     parameters = inspect.signature(type(model).forward).parameters
     attention = _attends(config)
     return Signature(
-        cache_argument="cache_params" if "cache_params" in parameters else "past_key_values",
+        cache_argument=next(name for name in CACHE_ARGUMENTS if name in parameters),
         takes_positions="position_ids" in parameters,
         takes_logits_to_keep="logits_to_keep" in parameters,
         attention=attention,
