@@ -5,6 +5,7 @@ from specdecodes.core.decoder import Decoder, Generation
 from specdecodes.core.load import load
 from specdecodes.core.tree import Proposal, Tree, Verdict
 from specdecodes.hookspecs import hookimpl
+from specdecodes.integration import custom_generate
 from specdecodes.models.target import Target
 from specdecodes.plugin import Mode, registry
 
@@ -18,6 +19,7 @@ __all__ = [
     "Target",
     "Tree",
     "Verdict",
+    "custom_generate",
     "hookimpl",
     "hookspecs",
     "load",

@@ -13,7 +13,7 @@ from torch import Tensor
 from specdecodes.core.loop import steps
 from specdecodes.core.sampling import LogitsPipeline, Rng, SamplingParams
 from specdecodes.core.state import DecodeState
-from specdecodes.core.text import StopStrings, TextStream
+from specdecodes.core.text import StopRule, StopStrings, TextStream
 from specdecodes.models.target import Target
 from specdecodes.plugin import Hooks
 
@@ -97,7 +97,7 @@ class Decoder:
         state, assembly, started = self._start(prompt, settings)
         for _ in steps(assembly.hooks, state):
             pass
-        return self._finish(state, assembly, started)
+        return self.finish(state, assembly, started)
 
     def stream(self, prompt: Prompt, **settings: Any) -> Iterator[str]:
         """Like :meth:`generate`, giving out pieces of text as soon as they are final.
@@ -116,7 +116,7 @@ class Decoder:
                 if piece := text.push(state.tokens[0]):
                     yield piece
             yield text.push(state.tokens[0], final=True)
-            self._finish(state, assembly, started)
+            self.finish(state, assembly, started)
 
         return (piece for piece in pieces() if piece)
 
@@ -176,21 +176,48 @@ class Decoder:
                 f"generate: unknown setting {unknown[0]!r}; known: {known}, model_inputs, logits_processor"
             )
         params = SamplingParams(**settings)
+        if params.stop and self.tokenizer is None:
+            raise ValueError("stop: stop strings need a tokenizer; pass tokenizer= to load")
+        return self.start(
+            self.encode(prompt),
+            params,
+            LogitsPipeline(params, extra),
+            eos_ids=self._eos_ids(),
+            stop=StopStrings(self.tokenizer, params.stop) if params.stop else None,
+            model_inputs=model_inputs,
+        )
+
+    def start(
+        self,
+        ids: Tensor,
+        params: SamplingParams,
+        pipeline: LogitsPipeline,
+        *,
+        eos_ids: Sequence[int],
+        stop: StopRule | None = None,
+        model_inputs: Mapping[str, Any] | None = None,
+    ) -> tuple[DecodeState, Assembly, float]:
+        """Prefill ``ids`` [B, L] and choose the first token; :func:`steps` goes on from there, :meth:`finish` ends.
+
+        Returns:
+            The state, the components that decode it, and when it began (``time.perf_counter``).
+
+        Raises:
+            ValueError: no assembly for this temperature, more rows than one, too long a prompt.
+        """
         assembly = self.greedy if params.greedy else self.sampling
         if isinstance(assembly, str):
             raise ValueError(f"mode {self.mode!r} cannot decode at temperature {params.temperature:g}: {assembly}")
-        if params.stop and self.tokenizer is None:
-            raise ValueError("stop: stop strings need a tokenizer; pass tokenizer= to load")
-        ids = self.encode(prompt)
         self.target.check_room(ids.shape[0], ids.shape[1], params.max_new_tokens)
+        model_inputs = dict(model_inputs or {})
         state = DecodeState(
             self.target,
             ids,
             params,
-            pipeline=LogitsPipeline(params, extra),
+            pipeline=pipeline,
             rng=Rng(params.seed, self.target.device),
-            eos_ids=self._eos_ids(),
-            stop=StopStrings(self.tokenizer, params.stop) if params.stop else None,
+            eos_ids=eos_ids,
+            stop=stop,
             draws=assembly.draws,
             model_inputs=model_inputs,
         )
@@ -201,7 +228,8 @@ class Decoder:
             assembly.hooks.generation_started(state)
         return state, assembly, started
 
-    def _finish(self, state: DecodeState, assembly: Assembly, started: float) -> Generation:
+    def finish(self, state: DecodeState, assembly: Assembly, started: float) -> Generation:
+        """What came out of a finished ``state``; observers see it."""
         prefill = state.extras["prefill_seconds"]
         timings = {"prefill": prefill, "decode": time.perf_counter() - started - prefill}
         text = ""

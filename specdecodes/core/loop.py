@@ -7,12 +7,13 @@ from collections.abc import Iterator
 import torch
 
 from specdecodes.core.state import DecodeState
+from specdecodes.core.tree import Verdict
 from specdecodes.plugin import Hooks
 
 
 @torch.inference_mode()
-def steps(hooks: Hooks, state: DecodeState) -> Iterator[None]:
-    """Run decode steps until every row is finished; yields after each, when its tokens are final."""
+def steps(hooks: Hooks, state: DecodeState) -> Iterator[Verdict]:
+    """Run decode steps until every row is finished; yields what each accepted, when its tokens are final."""
     while not state.finished:
         proposal = hooks.propose(state)
         tree = hooks.build_tree(state, proposal)
@@ -21,4 +22,4 @@ def steps(hooks: Hooks, state: DecodeState) -> Iterator[None]:
         hooks.commit_state(state, tree, verdict)
         state.advance(verdict)
         hooks.step_finished(state, tree, verdict)
-        yield
+        yield verdict

@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from transformers.generation.logits_process import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+    InfNanRemoveLogitsProcessor,
+    LogitNormalization,
     LogitsProcessorList,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
+    SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
 if TYPE_CHECKING:
@@ -67,30 +73,48 @@ class SamplingParams:
         return self.temperature == 0
 
 
+PREFIX_FREE = (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+    InfNanRemoveLogitsProcessor,
+    LogitNormalization,
+    MinPLogitsWarper,
+    SuppressTokensLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
+"""Processors that look at the scores alone, so that all nodes go through them at once."""
+
+
 class LogitsPipeline:
     """transformers' logits processors in their usual order, applied to every node of a tree.
 
     Works in float32 (float64 stays float64) on a copy: the caller's logits are never changed.
+
+    Args:
+        params: what to build processors from. extra: processors that come before those.
     """
 
     def __init__(self, params: SamplingParams, extra: LogitsProcessorList | None = None) -> None:
         self.greedy = params.greedy
-        by_prefix = LogitsProcessorList(extra or [])
-        warpers = LogitsProcessorList()
+        processors = LogitsProcessorList(extra or [])
         if params.repetition_penalty != 1.0:
-            by_prefix.append(RepetitionPenaltyLogitsProcessor(params.repetition_penalty))
+            processors.append(RepetitionPenaltyLogitsProcessor(params.repetition_penalty))
         if not params.greedy:
             if params.temperature != 1.0:
-                warpers.append(TemperatureLogitsWarper(float(params.temperature)))
+                processors.append(TemperatureLogitsWarper(float(params.temperature)))
             if params.top_k:
-                warpers.append(TopKLogitsWarper(params.top_k))
+                processors.append(TopKLogitsWarper(params.top_k))
             if params.top_p < 1.0:
-                warpers.append(TopPLogitsWarper(params.top_p))
+                processors.append(TopPLogitsWarper(params.top_p))
             if params.min_p:
-                warpers.append(MinPLogitsWarper(params.min_p))
+                processors.append(MinPLogitsWarper(params.min_p))
+        last = max((i for i, each in enumerate(processors) if type(each) not in PREFIX_FREE), default=-1)
         # transformers annotates its processors with the old per-dtype tensor classes, which no tensor is.
-        self._by_prefix: Any = by_prefix
-        self._warpers: Any = warpers
+        self._by_prefix: Any = LogitsProcessorList(processors[: last + 1])
+        self._warpers: Any = LogitsProcessorList(processors[last + 1 :])
 
     @property
     def needs_prefix(self) -> bool:
@@ -111,12 +135,10 @@ class LogitsPipeline:
                 ids = torch.tensor([prefix], dtype=torch.long, device=scores.device)
                 rows.append(self._by_prefix(ids, scores[row : row + 1].clone()))
             scores = torch.cat(rows)
-        if self.greedy:
-            return scores
         if self._warpers:
             nothing = torch.empty(scores.shape[0], 0, dtype=torch.long, device=scores.device)
             scores = self._warpers(nothing, scores if self._by_prefix else scores.clone())
-        return scores.log_softmax(-1)
+        return scores if self.greedy else scores.log_softmax(-1)
 
 
 def best_tokens(scores: Tensor) -> Tensor:

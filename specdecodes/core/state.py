@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from specdecodes.core.sampling import LogitsPipeline, Rng, SamplingParams, best_tokens, node_prefixes
-from specdecodes.core.text import StopStrings
+from specdecodes.core.text import StopRule
 from specdecodes.core.tree import Tree, Verdict
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class DecodeState:
         history: per row, prompt and emitted tokens, the root last (host lists; read only for components).
         tokens: per row, the emitted tokens. accept_lengths: tokens emitted by each step (row 0), bonus included.
         scores: what :meth:`process` returned last [B, T, V], for drafters that learn from it; None before the first.
+        logits: what it was given, or the prefill's [B, V].
         draws: how the tree builder must come by children in this generation (see ``Tree.draws``).
         extras: for components that hand each other something the contract has no field for.
     """
@@ -40,7 +41,7 @@ class DecodeState:
         pipeline: LogitsPipeline | None = None,
         rng: Rng | None = None,
         eos_ids: Sequence[int] = (),
-        stop: StopStrings | None = None,
+        stop: StopRule | None = None,
         draws: str = "none",
         model_inputs: dict[str, Any] | None = None,
     ) -> None:
@@ -60,6 +61,7 @@ class DecodeState:
         self.extras: dict[str, Any] = {}
         self.root = prompt[:, -1:]
         self.scores: Tensor | None = None
+        self.logits = torch.empty(0)
         self._emitted: list[list[int]] = []
 
     @property
@@ -69,6 +71,7 @@ class DecodeState:
 
     def first(self, logits: Tensor) -> None:
         """Choose the first token of every row from the prefill's ``logits`` [B, V]; it belongs to no step."""
+        self.logits = logits
         scores = self.pipeline(logits, self.history)
         if self.pipeline.greedy:
             self.root = best_tokens(scores)[:, None]
@@ -80,6 +83,7 @@ class DecodeState:
 
     def process(self, logits: Tensor, tree: Tree) -> Tensor:
         """The target's ``logits`` [B, T, V] after all processors: log-probabilities, or plain scores when greedy."""
+        self.logits = logits
         prefixes = node_prefixes(self.history, tree) if self.pipeline.needs_prefix else None
         self.scores = self.pipeline(logits.flatten(0, 1), prefixes).view(logits.shape)
         return self.scores

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
+
+
+class StopRule(Protocol):
+    """Ends an answer at a token, and says what of its text is left then."""
+
+    def completed_by(self, tokens: Sequence[int]) -> bool:
+        """Whether the answer ``tokens`` ends with its last one; asked once for every token."""
+
+    def cut(self, text: str) -> str:
+        """``text`` without what the rule leaves out."""
+
+    def held_back(self, text: str) -> int:
+        """How many characters at the end of ``text`` may still be left out."""
 
 
 class StopStrings:
@@ -42,7 +55,7 @@ class StopStrings:
 class TextStream:
     """Turns a growing list of tokens into pieces of text; what was given out is final."""
 
-    def __init__(self, tokenizer: Any, stop: StopStrings | None = None) -> None:  # noqa: ANN401
+    def __init__(self, tokenizer: Any, stop: StopRule | None = None) -> None:  # noqa: ANN401
         self.tokenizer = tokenizer
         self.stop = stop
         self.sent = 0
