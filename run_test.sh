@@ -7,11 +7,13 @@ usage() {
     cat <<'HELP'
 Usage: bash run_test.sh [--quick]
 
-Checks the whole repository: ruff format, ruff check, mypy, the tests, the out-of-tree plugins' tests and a smoke run
-of the MT-Bench runner over every mode. Uses the active virtual environment, else makes .venv; installs what
-pyproject.toml asks for at the versions of constraints.txt, again whenever one of the two has changed.
+Checks the whole repository: ruff format, ruff check, mypy, the tests, the out-of-tree plugins' tests, a smoke run of
+the MT-Bench runner over every mode, and the model families on the newest transformers that pyproject.toml allows
+(in .venv-newest). Uses the active virtual environment, else makes .venv; installs what pyproject.toml asks for at the
+versions of constraints.txt, again whenever one of the two has changed.
 
-  --quick     under three minutes: leaves out the tests marked slow, asks one question per mode in the smoke run
+  --quick     under three minutes: leaves out the tests marked slow and the newest transformers, asks one question per
+              mode in the smoke run
   -h, --help  this text
 
 PYTHON=/path/to/python chooses the interpreter that makes .venv. The exit status is 0 if every stage passed.
@@ -173,6 +175,58 @@ smoke() {
         --modes "$modes" --max-questions "$questions" --max-new-tokens 32 --out-dir "$tmp/smoke"
 }
 
+# The newest transformers: an environment of its own that lies on top of the other one
+
+newest_version() { # prints the newest version that pyproject.toml's range allows and the index has
+    local range
+    range=$("$python" - <<'PY'
+import re, tomllib
+with open("pyproject.toml", "rb") as file:
+    wanted = tomllib.load(file)["project"]["dependencies"]
+print(next(line for line in wanted if re.match(r"transformers\b", line)))
+PY
+    ) || return 1
+    "$python" -m pip install --quiet --dry-run --no-deps --ignore-installed --report "$tmp/newest.json" "$range" >&2 ||
+        return 1
+    "$python" - "$tmp/newest.json" <<'PY'
+import json, pathlib, sys
+print(json.loads(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8"))["install"][0]["metadata"]["version"])
+PY
+}
+
+newest_environment() { # newest_environment VERSION: makes .venv-newest, where it is not there yet
+    local stamp=.venv-newest/.specdecodes-installed now below site
+    below=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))') || return 1
+    now="$(fingerprint) $1 $below" || return 1
+    [ "$(cat "$stamp" 2>/dev/null)" = "$now" ] && .venv-newest/bin/python -c '' && return
+    "$python" -m venv --clear .venv-newest || return 1
+    site=$(echo .venv-newest/lib/python*/site-packages)
+    # Everything but transformers comes from the environment below, editable installs included.
+    printf 'import site; site.addsitedir("%s")\n' "$below" >"$site/below.pth" || return 1
+    grep -v '^transformers==' constraints.txt >"$tmp/constraints-newest.txt"
+    .venv-newest/bin/python -m pip install --quiet -c "$tmp/constraints-newest.txt" "transformers==$1" || return 1
+    printf '%s\n' "$now" >"$stamp"
+}
+
+newest_transformers() {
+    local version status
+    [ "$quick" = 1 ] && { note='left out by --quick'; return 77; }
+    version=$(newest_version) || { note='the package index cannot be reached'; return 77; }
+    newest_environment "$version" || { note="transformers $version: pip install failed"; return 1; }
+    (
+        python=.venv-newest/bin/python
+        run_pytest newest -m 'not slow' "${NEWEST[@]}"
+        status=$?
+        printf '%s' "$note" >"$tmp/newest-note"
+        exit $status
+    )
+    status=$?
+    note="transformers $version: $(cat "$tmp/newest-note")"
+    return $status
+}
+
+NEWEST=(tests/models/test_measured.py tests/models/test_interpose.py tests/models/test_refusals.py tests/integration)
+
 everything() {
     local folder
     stage 'ruff format' "$python" -m ruff format --check .
@@ -189,6 +243,7 @@ everything() {
         fi
     done
     stage 'smoke run' smoke
+    stage 'newest transformers' newest_transformers
 }
 
 no_tests() {

@@ -176,7 +176,8 @@ def test_unknown_option_is_refused() -> None:
 
 
 # The rest runs the script on a folder of its own whose "python" writes down how it is called. -m TOOL fails where
-# FAIL names the tool, and pytest writes a report of one test passed and one skipped; everything else is Python.
+# FAIL names the tool, pytest writes a report of one test passed and one skipped, the index has one version of
+# transformers (none where FAIL is "index"), and new environments are copies of the stub; everything else is Python.
 STUB = r"""#!/usr/bin/env bash
 printf '%s\n' "$*" >>"$CALLS"
 case "$1 $2" in
@@ -187,6 +188,15 @@ case "$1 $2" in
         done
         echo '<testsuite><testcase/><testcase><skipped message="no GPU"/></testcase></testsuite>' >"$report"
         case "$*" in *"-m not slow"*) echo '1 passed, 1 skipped, 4 deselected in 0.1s' ;; esac ;;
+    "-m venv")
+        mkdir -p .venv-newest/bin .venv-newest/lib/python3.11/site-packages
+        cp "$0" .venv-newest/bin/python ;;
+    "-m pip")
+        case "$*" in *" --report "*)
+            [ "$FAIL" = index ] && exit 1
+            while [ "$1" != --report ]; do shift; done
+            printf '%s' '{"install": [{"metadata": {"version": "5.99.0"}}]}' >"$2" ;;
+        esac ;;
     "-m "* | "-P -c") ;;
     "-c import specdecodes"*) echo naive,stree ;;
     *) exec "$PYTHON" "$@" ;;
@@ -232,24 +242,26 @@ def sandbox(tmp_path: Path) -> Sandbox:
 
 
 STAGES = ["ruff", "ruff", "mypy", "pytest", "pip", "pytest", "specdecodes.benchmark.run_mtbench"]
+NEWEST = ["pip", "venv", "pip", "pytest"]
 
 
 def test_stages_run_in_order_and_their_tests_are_counted(sandbox: Sandbox) -> None:
     result = sandbox.run()
     assert result.returncode == 0, result.stdout + result.stderr
-    assert sandbox.calls == ["pip", *STAGES]
+    assert sandbox.calls == ["pip", *STAGES, *NEWEST]
     assert "skipped 1: no GPU" in result.stdout
     assert "\x1b" not in result.stdout
-    assert result.stdout.splitlines()[-1] == "tests: 2 passed, 0 failed, 2 skipped"
+    # Of the plugin's tests and the families' one each is left out by -m 'not slow' or by itself.
+    assert result.stdout.splitlines()[-1] == "tests: 3 passed, 0 failed, 7 skipped"
 
 
 @pytest.mark.parametrize("tool", sorted(set(STAGES) - {"pip"}))
 def test_stage_that_fails_fails_the_run_and_stops_no_other(sandbox: Sandbox, tool: str) -> None:
     result = sandbox.run(fail=tool)
     assert result.returncode == 1
-    assert sandbox.calls == ["pip", *STAGES]
+    assert sandbox.calls == ["pip", *STAGES, *NEWEST]
     failed = [line for line in result.stdout.splitlines() if line.startswith("failed ")]
-    assert len(failed) == STAGES.count(tool)
+    assert len(failed) == (STAGES + NEWEST).count(tool)
     assert all("exit status 3" in line for line in failed)
 
 
@@ -263,17 +275,39 @@ def test_install_that_fails_ends_the_run(sandbox: Sandbox) -> None:
 def test_environment_is_installed_again_only_when_its_files_change(sandbox: Sandbox) -> None:
     sandbox.run()
     sandbox.run()
-    assert sandbox.calls == STAGES
+    assert sandbox.calls == [*STAGES, "pip", "pytest"]
     with (sandbox.repository / "constraints.txt").open("a") as constraints:
         constraints.write("# changed\n")
     sandbox.run()
-    assert sandbox.calls == ["pip", *STAGES]
+    assert sandbox.calls == ["pip", *STAGES, *NEWEST]
+
+
+def test_newest_transformers_lies_on_top_of_the_environment_at_the_other_pins(sandbox: Sandbox) -> None:
+    result = sandbox.run()
+    assert re.search(r"^passed .* newest transformers +transformers 5\.99\.0: 1 passed,", result.stdout, re.MULTILINE)
+    (installed,) = (line for line in sandbox.log.read_text().splitlines() if line.endswith("transformers==5.99.0"))
+    assert installed.startswith("-m pip install --quiet -c ")
+    (below,) = (sandbox.repository / ".venv-newest").glob("lib/*/site-packages/below.pth")
+    assert re.fullmatch(r'import site; site\.addsitedir\("/.*site-packages"\)\n', below.read_text())
+    asked = next(line for line in sandbox.log.read_text().splitlines() if " --report " in line)
+    assert asked.endswith(" transformers>=5.17,<6"), "within the range of pyproject.toml"
+
+
+def test_index_that_cannot_be_reached_skips_the_newest_transformers_and_says_so(sandbox: Sandbox) -> None:
+    result = sandbox.run(fail="index")
+    assert result.returncode == 0
+    assert sandbox.calls == ["pip", *STAGES, "pip"]
+    assert re.search(
+        r"^skipped .* newest transformers +the package index cannot be reached$", result.stdout, re.MULTILINE
+    )
 
 
 def test_quick_leaves_out_slow_tests_and_says_so(sandbox: Sandbox) -> None:
     result = sandbox.run("--quick")
     assert result.returncode == 0
     assert "skipped 4: slow, and this is --quick" in result.stdout
+    assert re.search(r"^skipped .* newest transformers +left out by --quick$", result.stdout, re.MULTILINE)
+    assert sandbox.calls == ["pip", *STAGES]
     assert result.stdout.splitlines()[-1] == "tests: 2 passed, 0 failed, 10 skipped"
     pytests = [line for line in sandbox.log.read_text().splitlines() if line.startswith("-m pytest")]
     assert pytests and all("-m not slow" in line for line in pytests)
