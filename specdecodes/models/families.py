@@ -60,6 +60,10 @@ CACHE_ARGUMENTS = ("cache", "cache_params", "past_key_values")
 """What forwards call their cache: transformers 5.24 and later the first, before that one of the others."""
 
 
+class RefusedError(ValueError):
+    """A model that is complete and readable, and that no tree can be scored on with certainty."""
+
+
 @dataclass(frozen=True)
 class Signature:
     """How to call a model's forward.
@@ -90,29 +94,29 @@ def check_supported(config: Any) -> None:  # noqa: ANN401 - a transformers confi
     """Refuse what cannot work, by name.
 
     Raises:
-        ValueError: an encoder-decoder, a family not supported yet, a step-size limit that stock models apply
+        RefusedError: an encoder-decoder, a family not supported yet, a step-size limit that stock models apply
             in prefill but not in steps, attention in both directions, an attention implementation that cannot take
             a tree mask.
     """
     kind = getattr(config, "model_type", "?")
     if getattr(config, "is_encoder_decoder", False):
-        raise ValueError(f"model: expected a decoder-only causal model, got the encoder-decoder family {kind!r}")
+        raise RefusedError(f"model: expected a decoder-only causal model, got the encoder-decoder family {kind!r}")
     if kind not in SUPPORTED:
         why = f" (its {OWN_CACHES[kind]} calls no op that can be served)" if kind in OWN_CACHES else ""
-        raise ValueError(f"model: family {kind!r} is not supported yet{why}; supported: {', '.join(sorted(SUPPORTED))}")
+        raise RefusedError(f"model: family {kind!r} is not supported yet{why}; supported: {', '.join(sorted(SUPPORTED))}")
     limit = getattr(config, "time_step_limit", None)
     if limit is not None and tuple(limit) != (0.0, float("inf")):
-        raise ValueError(
+        raise RefusedError(
             f"model: time_step_limit {tuple(limit)} is not supported: stock {kind} clamps step sizes in a sequence "
             "but not in one-token steps, so the model disagrees with itself; expected (0.0, inf)"
         )
     if getattr(config, "use_bidirectional_attention", False):
-        raise ValueError(
+        raise RefusedError(
             "model: use_bidirectional_attention: expected a causal model, got attention in both directions"
         )
     attention = getattr(config, "_attn_implementation", None) or ""
     if "flash" in attention:
-        raise ValueError(
+        raise RefusedError(
             f"model: attention {attention!r} cannot take a tree mask; "
             "load the model with attn_implementation='sdpa' or 'eager'"
         )

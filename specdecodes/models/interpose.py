@@ -22,6 +22,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from specdecodes.models.families import RefusedError
+
 
 class Pass(Protocol):
     """What serves the rebound ops during one forward: a method per op, named after it; what it lacks stays stock.
@@ -84,8 +86,10 @@ def install(model: nn.Module) -> set[str]:
     """Rebind the ops of all modeling files behind ``model``; returns the names of the ops found there.
 
     Raises:
-        ValueError: an op's signature is not the one we know (a transformers version we have not seen).
+        RefusedError: an op's signature is not the one we know, or a recurrent mixer calls none of our ops (a version of
+            transformers that we have not seen).
     """
+    _check_present(model)
     found: set[str] = set()
     for module in modeling_modules(model):
         done = _rebound.setdefault(module.__name__, set())
@@ -98,13 +102,25 @@ def install(model: nn.Module) -> set[str]:
                 continue
             parameters = tuple(inspect.signature(stock).parameters)
             if missing := [p for p in expected if p not in parameters]:
-                raise ValueError(
+                raise RefusedError(
                     f"{module.__name__}.{name}: expected parameters {', '.join(expected)}, got {', '.join(parameters)} "
                     f"(no {', '.join(missing)}); this transformers version is not supported"
                 )
             setattr(module, name, _dispatcher(name, stock))
             done.add(name)
     return found
+
+
+def _check_present(model: nn.Module) -> None:
+    """Refuse a recurrent mixer whose modeling file has no scan of ours: it would keep its state from us."""
+    scans = [name for name in OPS if "conv" not in name]
+    for module in model.modules():
+        file = sys.modules.get(type(module).__module__)
+        if hasattr(module, "A_log") and not any(callable(getattr(file, name, None)) for name in scans):
+            raise RefusedError(
+                f"{type(module).__module__}: expected a scan that {type(module).__name__} calls ({', '.join(scans)}), "
+                "got none of them; this transformers version is not supported"
+            )
 
 
 def _dispatcher(name: str, stock: Callable[..., Any]) -> Callable[..., Any]:

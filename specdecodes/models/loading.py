@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from specdecodes import assets
-from specdecodes.models.families import check_supported
+from specdecodes.models.families import RefusedError, check_supported
 
 if TYPE_CHECKING:
     from specdecodes.plugin import Context
@@ -80,7 +80,8 @@ def load_model(
     """Load a causal model for inference; an object is taken as it is. Code that comes with a checkpoint is never run.
 
     Raises:
-        ValueError: one line naming ``role`` (target or draft), what is wrong and the way out.
+        ValueError: one line naming ``role`` (target or draft), what is wrong and the way out; a RefusedError where
+            the files are as they should be.
     """
     if isinstance(source, PreTrainedModel):
         check_supported(source.config)
@@ -101,7 +102,8 @@ def load_model(
             f"{role}: the weights of {source!r} are damaged ({error}); fetch or save them again"
         ) from error
     except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{role}: cannot load {source!r}: {_reason(error)}") from error
+        kind = RefusedError if isinstance(error, RefusedError) else ValueError
+        raise kind(f"{role}: cannot load {source!r}: {_reason(error)}") from error
     model, report = loaded
     _check_complete(report, role, source)
     return model.to(device).eval()

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from specdecodes.core.tree import Tree
+from specdecodes.models.families import RefusedError
 from specdecodes.models.recurrences.mamba2 import NO_LIMIT
 from specdecodes.models.target import Target
 
@@ -69,7 +70,7 @@ def self_test(target: Target) -> SelfTestReport:
     Meant for loading: what ``target`` has committed is dropped, and it is left empty. Draws no random numbers.
 
     Raises:
-        ValueError: they disagree by more than ``max(floor(dtype) * logits std, 3 * gap)``, where gap is the stock
+        RefusedError: they disagree by more than ``max(floor(dtype) * logits std, 3 * gap)``, where gap is the stock
             model's own difference between one-token steps and one forward over the same tokens.
     """
     began = time.perf_counter()
@@ -95,7 +96,7 @@ def _judge(target: Target, checks: list[_Check], began: float) -> SelfTestReport
     family, dtype = target.model.config.model_type, target.dtype
     stock = torch.cat([check.stock for check in checks]).double()
     if not bool(stock.isfinite().all()):
-        raise ValueError(
+        raise RefusedError(
             f"model: {family} ({dtype}) is refused: its own logits are not finite; are its weights intact?"
         )
     gap = float((torch.cat([check.again for check in checks]).double() - stock).abs().max())
@@ -105,7 +106,7 @@ def _judge(target: Target, checks: list[_Check], began: float) -> SelfTestReport
         errors = (check.ours.double() - check.stock.double()).abs().amax(-1)
         for node, error in enumerate(errors.tolist()):
             if not error <= tolerance:  # nan must not pass
-                raise ValueError(
+                raise RefusedError(
                     f"model: {family} ({dtype}) is refused: {check.place}, node {node} differs from the stock model's "
                     f"own one-token steps by {error:.2g}; expected at most {tolerance:.2g}"
                 )

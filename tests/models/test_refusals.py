@@ -160,6 +160,15 @@ def test_an_op_whose_signature_is_unknown(monkeypatch: pytest.MonkeyPatch) -> No
     assert sys.modules["modeling_of_tomorrow"].mamba2_chunk_scan is mamba2_chunk_scan
 
 
+def test_a_mixer_that_calls_none_of_our_ops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "modeling_of_yesterday", None)  # type: ignore[arg-type]  # removed afterwards
+    model = _modeling_file("modeling_of_yesterday", causal_conv1d_fn=lambda hidden_states, weight, bias, activation: 0)
+    assert install(model) == {"causal_conv1d_fn"}
+    model.A_log = torch.zeros(2)
+    with pytest.raises(ValueError, match=r"modeling_of_yesterday: expected a scan that Mixer calls \(.*\), got none"):
+        install(model)
+
+
 def test_messages_are_one_line() -> None:
     for config in (BloomConfig(), RwkvConfig(), T5Config()):
         with pytest.raises(ValueError, match=r"^model: ") as refusal:
