@@ -15,6 +15,8 @@ COMMANDS = {
     "generate": ("specdecodes.cli.generate", "stream one answer and say how fast it came"),
     "bigrams": ("specdecodes.cli.bigrams", "count which tokens follow which in a corpus"),
     "plugins": ("specdecodes.cli.plugins", "list modes and components"),
+    "models": ("specdecodes.cli.models", "list the model families, and how exact they are"),
+    "check": ("specdecodes.cli.check", "run the self-test on a model of yours"),
     "tree": ("specdecodes.cli.tree", "draw a tree shape"),
     "score": ("specdecodes.cli.score", "score drafters for a target: divergence, overlap, acceptance vectors"),
     "tune": ("specdecodes.cli.tune", "find the fastest mode, tree and size on this machine"),

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from specdecodes.cli.arguments import OneLineParser, run_reporting_errors
+from specdecodes.cli.columns import print_columns
 from specdecodes.plugin import KINDS, Component, Mode, Registry, mode_is_lossless, registry
 
 PROG = "specdecodes plugins"
@@ -93,8 +93,4 @@ def print_tables(rows: Sequence[Row]) -> None:
 
 def print_text(rows: Sequence[Row]) -> None:
     """One line per component, its kind first, in columns of one width for the whole list."""
-    lines: list[tuple[Any, ...]] = [("kind", *HEADER), *((row.kind, *row.cells) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    for line in lines:
-        padded = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
-        print("  ".join([*padded, line[-1]]).rstrip())
+    print_columns([("kind", *HEADER), *((row.kind, *row.cells) for row in rows)])

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from specdecodes.core.tree import Tree
+from specdecodes.models.families import CACHE_ARGUMENTS
 from specdecodes.models.target import Target
 
 from .configs import FAMILIES, VOCAB
@@ -114,7 +115,7 @@ def stock_step(model: PreTrainedModel, cache: DynamicCache, tokens: list[int], p
     """Tokens from ``position`` on through the stock model and its own cache: logits after the last one [V]."""
     parameters = inspect.signature(type(model).forward).parameters
     kwargs: dict[str, Any] = {"input_ids": torch.tensor([tokens])}
-    kwargs["cache_params" if "cache_params" in parameters else "past_key_values"] = cache
+    kwargs[next(name for name in CACHE_ARGUMENTS if name in parameters)] = cache
     if takes_positions(model):  # always: Bamba ignores the cache's length without
         kwargs["position_ids"] = torch.arange(position, position + len(tokens))[None]
     with lifted(model.dtype):
