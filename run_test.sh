@@ -209,13 +209,13 @@ newest_environment() { # newest_environment VERSION: makes .venv-newest, where i
 }
 
 newest_transformers() {
-    local version status
+    local version status models=tests/models
     [ "$quick" = 1 ] && { note='left out by --quick'; return 77; }
     version=$(newest_version) || { note='the package index cannot be reached'; return 77; }
     newest_environment "$version" || { note="transformers $version: pip install failed"; return 1; }
     (
         python=.venv-newest/bin/python
-        run_pytest newest -m 'not slow' "${NEWEST[@]}"
+        run_pytest newest $models/test_{measured,interpose,refusals}.py tests/integration/test_custom_generate.py
         status=$?
         printf '%s' "$note" >"$tmp/newest-note"
         exit $status
@@ -224,8 +224,6 @@ newest_transformers() {
     note="transformers $version: $(cat "$tmp/newest-note")"
     return $status
 }
-
-NEWEST=(tests/models/test_measured.py tests/models/test_interpose.py tests/models/test_refusals.py tests/integration)
 
 everything() {
     local folder

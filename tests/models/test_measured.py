@@ -82,7 +82,12 @@ def errors(name: str, dtype: torch.dtype) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [(name, F32) for name in FAMILIES] + [(name, F64) for name, family in FAMILIES.items() if family.lifts],
+    [pytest.param(name, F32) for name in FAMILIES]
+    + [
+        pytest.param(name, F64, marks=[] if name in ("mamba2", "zamba2") else pytest.mark.slow)
+        for name, family in FAMILIES.items()
+        if family.lifts
+    ],
     ids=lambda value: str(value).removeprefix("torch."),
 )
 def test_errors(name: str, dtype: torch.dtype, measured: dict[str, dict[str, Any]]) -> None:
