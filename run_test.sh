@@ -215,7 +215,7 @@ newest_transformers() {
     newest_environment "$version" || { note="transformers $version: pip install failed"; return 1; }
     (
         python=.venv-newest/bin/python
-        run_pytest newest $models/test_{measured,interpose,refusals}.py tests/integration/test_custom_generate.py
+        run_pytest newest -m 'not slow or conformance' $models/test_{measured,interpose,refusals}.py tests/integration/test_custom_generate.py
         status=$?
         printf '%s' "$note" >"$tmp/newest-note"
         exit $status

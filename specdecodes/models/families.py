@@ -103,7 +103,9 @@ def check_supported(config: Any) -> None:  # noqa: ANN401 - a transformers confi
         raise RefusedError(f"model: expected a decoder-only causal model, got the encoder-decoder family {kind!r}")
     if kind not in SUPPORTED:
         why = f" (its {OWN_CACHES[kind]} calls no op that can be served)" if kind in OWN_CACHES else ""
-        raise RefusedError(f"model: family {kind!r} is not supported yet{why}; supported: {', '.join(sorted(SUPPORTED))}")
+        raise RefusedError(
+            f"model: family {kind!r} is not supported yet{why}; supported: {', '.join(sorted(SUPPORTED))}"
+        )
     limit = getattr(config, "time_step_limit", None)
     if limit is not None and tuple(limit) != (0.0, float("inf")):
         raise RefusedError(

@@ -39,15 +39,11 @@ PROMPT, NEW = 13, 40
 LIFTED = 1e-9
 """Largest absolute difference in float64 with internal casts lifted; 3e-14 is usual."""
 
-WINDOWS = "contexts no longer than the sliding window"
-KNOWN = {"mistral": [WINDOWS], "qwen2": [WINDOWS], "qwen3": [WINDOWS]}
-"""Limits that no configuration shows, by family."""
-
 
 def limits_of(name: str) -> list[str]:
     """What a user of the family should know."""
     family, config = FAMILIES[name], shared(name).config
-    found = list(KNOWN.get(config.model_type, ()))
+    found = []
     if hasattr(config, "time_step_limit"):
         found.append("a time_step_limit other than (0, inf) is refused")
     if family.clamps:
@@ -75,19 +71,21 @@ def errors(name: str, dtype: torch.dtype) -> dict[str, Any]:
             target.commit(torch.tensor([path_to(tree, last)]))
             moved.append(state_error(target, nodes[last]))
         state[backend] = max(moved)
-        if not FAMILIES[name].recurrent:
+        if not FAMILIES[name].recurrence:
             return {"logits": max(logits), "state": {"rows are gathered": max(moved)}}
     return {"logits": max(logits), "state": state}
 
 
+def row(name: str, *more: Any, quick: tuple[str, ...], newest: bool = True) -> Any:
+    """A parameter: ``quick`` families run always, the others in full runs and where ``newest`` on that transformers."""
+    marks = [pytest.mark.conformance] if newest else []
+    return pytest.param(name, *more, marks=marks if name in quick else [*marks, pytest.mark.slow])
+
+
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [pytest.param(name, F32) for name in FAMILIES]
-    + [
-        pytest.param(name, F64, marks=[] if name in ("mamba2", "zamba2") else pytest.mark.slow)
-        for name, family in FAMILIES.items()
-        if family.lifts
-    ],
+    [row(name, F32, quick=("qwen3_next", "jamba", "gpt2")) for name in FAMILIES]
+    + [row(name, F64, quick=("mamba2",), newest=False) for name, family in FAMILIES.items() if family.lifts],
     ids=lambda value: str(value).removeprefix("torch."),
 )
 def test_errors(name: str, dtype: torch.dtype, measured: dict[str, dict[str, Any]]) -> None:
@@ -99,7 +97,7 @@ def test_errors(name: str, dtype: torch.dtype, measured: dict[str, dict[str, Any
     measured[name].setdefault("errors", {})[str(dtype).removeprefix("torch.")] = found
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [row(name, quick=("bamba", "falcon_mamba", "lfm2")) for name in FAMILIES])
 def test_greedy_tokens(name: str, measured: dict[str, dict[str, Any]]) -> None:
     model, family = shared(name), shared(name).config.model_type
     settings = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
