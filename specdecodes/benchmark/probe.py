@@ -68,7 +68,7 @@ class Probe(Root):
     """
 
     def __init__(self, depth: int, ranks: int, has_probs: bool) -> None:
-        self.depth = depth
+        self.depth = self.max_slots = depth
         self.ranks = ranks
         self.has_probs = has_probs
 
