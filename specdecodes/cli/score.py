@@ -156,8 +156,8 @@ def notes(found: Score) -> list[str]:
         "mean a strong drafter.",
         "Measured along the answers of the target itself."
         if settings["on"] == "answers"
-        else "Measured along the texts: tokens/step is an estimate of what the target would take after their tokens; it "
-        "answers otherwise where it would not write such texts ('--on answers').",
+        else "Measured along the texts: tokens/step is an estimate of what the target would take after their tokens; "
+        "it answers otherwise where it would not write such texts ('--on answers').",
     ]
     if greedy:
         lines.append("KL and overlap are those at temperature 1.")

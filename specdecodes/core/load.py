@@ -148,7 +148,7 @@ class _Parts:
         return {name: read_setting(taken[name], value) for name, value in merged.items() if name in taken}
 
     def drafting(self, override: Any) -> Any:  # noqa: ANN401
-        """Which drafter: named outright, or by ``draft``, or the mode's own; what was measured for it is used from now."""
+        """The drafter: named outright, or by ``draft``, or the mode's own; its measured settings count from now on."""
         draft = self.context.draft
         if draft is None and override is None and self.mode.propose == "model" and self.context.target.is_embedded:
             draft = assets.DEFAULT_DRAFT

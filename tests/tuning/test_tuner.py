@@ -69,7 +69,7 @@ def test_bad_input_is_one_line(flags: list[str], message: str, capsys: pytest.Ca
 
 
 def test_both_sides_need_prompts() -> None:
-    tuner = Tuner(TuneSettings(tokens=8), lambda line: None)
+    tuner = Tuner(TuneSettings(max_new_tokens=8), lambda line: None)
     prompt = tuner.encode("A cat sat on the mat", 3)
     with pytest.raises(ValueError, match="held_out: expected at least two prompts, got 1"):
         tuner.tune([prompt, prompt], [prompt])

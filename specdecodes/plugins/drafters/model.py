@@ -81,15 +81,15 @@ class ModelDrafter:
 
 
 def room_for(needed: int | None, given: int) -> int:
-    """Slots for a tree builder that may use ``needed`` of them (None: it does not say); ``given``: the setting, 0 unset.
+    """Slots for a tree builder that may use ``needed`` (None: it does not say); ``given``: the setting, 0 if unset.
 
     Raises:
         ValueError: fewer given than are needed.
     """
     if given < 0 or 0 < given < (needed or 1):
         raise ValueError(
-            f"max_slots: expected at least {needed or 1}, the nodes that the draft runs in a step of this tree, got {given}; "
-            "leave it out for as many as needed, or make the tree smaller"
+            f"max_slots: expected at least {needed or 1}, the nodes that the draft runs in a step of this tree, "
+            f"got {given}; leave it out for as many as needed, or make the tree smaller"
         )
     return given or needed or SLOTS
 
