@@ -211,12 +211,12 @@ class Tuner:
 
     def _measurements(self, traces: Sequence[Trace], costs: Costs) -> Measurements:
         """Acceptance where steps over the best tree start, which depends on the acceptance: a few rounds settle it."""
-        shape = None
-        for _ in range(ROUNDS):
-            found = acceptance(traces, self.settings.max_depth, self.settings.width, shape=shape)
-            measured = Measurements.checked(found, costs.curve(), costs.per_level)
-            best = self._best(measured, self.settings.width)
-            shape = best if best.levels else None
+        depth, width = self.settings.max_depth, self.settings.width
+        measured = Measurements.checked(acceptance(traces, depth, width), costs.curve(), costs.per_level)
+        for _ in range(ROUNDS - 1):  # the costs are checked, and warned of, once
+            best = self._best(measured, width)
+            found = acceptance(traces, depth, width, shape=best if best.levels else None)
+            measured = measured.with_acceptance(found)
         return measured
 
     def _best(self, measured: Measurements, max_children: int) -> TreeShape:
