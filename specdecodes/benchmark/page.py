@@ -12,7 +12,15 @@ from jinja2 import Environment, StrictUndefined
 
 from specdecodes.benchmark.categories import CategorySpeed, speed_by_category
 from specdecodes.benchmark.records import BASELINE
-from specdecodes.benchmark.report import equal_cell, notes, speedup_cell, title
+from specdecodes.benchmark.report import (
+    difference_cell,
+    equal_cell,
+    judged,
+    log_perplexity_cell,
+    notes,
+    speedup_cell,
+    title,
+)
 from specdecodes.benchmark.sample import Sample, SampledStep
 from specdecodes.benchmark.stats import add_by_depth
 from specdecodes.benchmark.summary import PARTS, ModeSummary, Summary
@@ -66,6 +74,9 @@ def page(summary: Summary) -> str:
         tone=_tone,
         speedup_cell=speedup_cell,
         equal_cell=equal_cell,
+        judged=judged(summary),
+        log_perplexity_cell=log_perplexity_cell,
+        difference_cell=difference_cell,
         axis=axis,
         groups=list(_groups(summary, others, axis)),
         drafting=[mode for mode in others if mode.drafted],
@@ -95,7 +106,7 @@ class Axis:
         for mode, speed in speeds:
             if mode.valid:
                 ends += [speed.speedup, *((speed.interval.low, speed.interval.high) if speed.interval else ())]
-        return cls(math.floor(min(ends) * 4 - 0.5) / 4, math.ceil(max(ends) * 4 + 0.5) / 4)
+        return cls(max(math.floor(min(ends) * 4 - 0.5) / 4, 0.0), math.ceil(max(ends) * 4 + 0.5) / 4)
 
     def place(self, value: float) -> float:
         """Where ``value`` stands, in percent from the left."""

@@ -42,8 +42,9 @@ class Probed:
         sampled: float64 [n, D, K]: the target's probability of the k-th candidate.
         on_greedy, on_sampled: bool [n, D]: the answer's token is among the K candidates; for greedy it is also the
             target's best.
-        chain_greedy, chain_sampled: float64 [n, D]: the probability that a chain's token stands here, given that the
-            answer's token comes out: for greedy verification, and for sampling.
+        chain_greedy, chain_sampled: float64 [n, D]: the probability that a chain's token stands here, for greedy
+            verification and for sampling: along an answer of the target, given that the answer's token comes out;
+            along any other text, of whatever the draft proposes after the same tokens.
         divergence: None where the drafter has no probabilities.
     """
 
@@ -65,12 +66,15 @@ class Probe(Root):
 
     Args:
         depth, ranks: D and K. has_probs: the drafter's.
+        answers: whether the known tokens are the target's own. Those of a text that it finds unlikely say little about
+            the tokens that come out instead: min(1, q / p) is often 1 where both are small.
     """
 
-    def __init__(self, depth: int, ranks: int, has_probs: bool) -> None:
-        self.depth = depth
+    def __init__(self, depth: int, ranks: int, has_probs: bool, answers: bool = True) -> None:
+        self.depth = self.max_slots = depth
         self.ranks = ranks
         self.has_probs = has_probs
+        self.answers = answers
 
     def begin(self, answer: Sequence[int], logp: Tensor) -> None:
         """Prepare for an answer of m tokens.
@@ -125,15 +129,20 @@ class Probe(Root):
         self._sampled[at] = torch.where(known, probs, 0.0)
         self._on_sampled[at] = token in candidates
         self._on_greedy[at] = token in candidates and token == best
-        first = float(candidates[0] == token)
-        self._chain_greedy[at] = first * (token == best)
-        if logq is None:
-            self._chain_sampled[at] = first  # token matching: a draw from the target equals the one candidate
-            return
-        # Rejection sampling: a chain draws x and keeps it with mass min(p, q)(x), of the mass p(x) with which x comes.
-        self._chain_sampled[at] = float((logq[token] - logp[token]).exp().clamp(max=1.0))
-        if depth == 0:
+        self._chain_greedy[at] = candidates[0] == best and (token == best or not self.answers)
+        self._chain_sampled[at] = self._stands(candidates[0], token, logp, logq)
+        if depth == 0 and logq is not None:
             self._kl[place], self._overlap[place], self._unknown[place] = divergence(logp, logq)
+
+    def _stands(self, first: int, token: int, logp: Tensor, logq: Tensor | None) -> float:
+        """See ``chain_sampled``; ``first`` is the best candidate (-1: none), ``token`` the known one."""
+        if logq is None:  # token matching: a draw from the target equals the one candidate
+            chance = float(logp[first].exp()) if first >= 0 else 0.0
+            return float(first == token) if self.answers else chance
+        # Rejection sampling: a chain draws x and keeps it with mass min(p, q)(x), of the mass p(x) with which x comes.
+        if self.answers:
+            return float((logq[token] - logp[token]).exp().clamp(max=1.0))
+        return float(torch.minimum(logp.exp(), logq.exp()).sum())
 
 
 def offered(

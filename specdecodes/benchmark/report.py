@@ -87,6 +87,11 @@ def equal_cell(mode: ModeSummary) -> str:
     return share if mode.valid else f"NOT EQUAL {share}"
 
 
+def judged(summary: Summary) -> bool:
+    """Whether the run measured log-perplexities."""
+    return any(mode.log_perplexity is not None for mode in summary.modes)
+
+
 def log_perplexity_cell(mode: ModeSummary) -> str:
     """The answers' mean log-perplexity under the target."""
     return "-" if mode.log_perplexity is None else f"{mode.log_perplexity:.3f}"
@@ -116,7 +121,7 @@ def _rows(summary: Summary) -> list[Row]:
     ]
     rows += [(f"  at depth {depth + 1}", _at_depth(depth)) for depth in range(deepest)]
     rows.append(("distinct 4-grams", lambda m: f"{m.distinct_4grams:.0%}"))
-    if any(mode.log_perplexity is not None for mode in summary.modes):
+    if judged(summary):
         rows.append(("log-perplexity, nats/token", log_perplexity_cell))
         rows.append(("  minus the baseline's", difference_cell))
     rows += [(f"{part}, s", _part(part)) for part in ("prefill", "decode")]

@@ -40,7 +40,8 @@ DEFINITIONS = {
     "that the draft samples (Leviathan et al. 2023, theorem 3.5 and corollary 3.6)",
     "tau": "expected tokens per step, bonus included, of a chain of `depth` drafted tokens: greedy verification at "
     "temperature 0; above it rejection sampling, or token matching where the draft has no probabilities. Tokens over "
-    "the sum of the probabilities that a step starts at each place",
+    "the sum of the probabilities that a step starts at each place. On text: an estimate, as if the chain's accepted "
+    "tokens were the text's: at every place it is what the target is expected to take of the draft there",
     "greedy": "greedy[d][k]: the share of the steps in which the target's best token is the draft's candidate of rank "
     "k + 1 at depth d + 1, of those that get there: the tokens above are candidates and the target's best",
     "sampled": "the same for a token that the target draws at the temperature; the tokens above are candidates. Steps "
@@ -263,7 +264,7 @@ class _Drafter:
         self.drafter = assembly.hooks.manager.get_plugin("drafter")
         assert self.drafter is not None
         self.vocab_size, self.device = plain.target.vocab_size, plain.target.device
-        self.probe = Probe(settings.depth, settings.ranks, bool(self.drafter.has_probs))
+        self.probe = Probe(settings.depth, settings.ranks, bool(self.drafter.has_probs), settings.on == "answers")
         self.found: list[tuple[int, Probed]] = []
         self.emitted = self.steps = 0
 

@@ -70,7 +70,7 @@ def parser() -> OneLineParser:
         choices=ON,
         default="answers",
         help="answers: the texts are prompts, and what the target answers is scored, as in a decode (default); "
-        "text: the texts themselves are scored",
+        "text: the texts themselves are scored, and tokens per step are an estimate",
     )
     form = made.add_mutually_exclusive_group()
     form.add_argument(
@@ -154,7 +154,10 @@ def notes(found: Score) -> list[str]:
         f"tokens/step: expected of a chain of {settings['depth']}, bonus included. rank 1: how often {kind} is the "
         "drafter's first candidate at depth 1 of a step; ranks: one of its candidates. A small KL and a large overlap "
         "mean a strong drafter.",
-        f"Measured along {'the answers of the target itself' if settings['on'] == 'answers' else 'the texts'}.",
+        "Measured along the answers of the target itself."
+        if settings["on"] == "answers"
+        else "Measured along the texts: tokens/step is an estimate of what the target would take after their tokens; "
+        "it answers otherwise where it would not write such texts ('--on answers').",
     ]
     if greedy:
         lines.append("KL and overlap are those at temperature 1.")

@@ -74,11 +74,10 @@ def run(args: argparse.Namespace, arguments: Sequence[str]) -> None:
         ValueError: bad input; nothing has been written then.
     """
     sampling = sampling_from(args)
-    tokens = sampling.pop("max_new_tokens")
     sampling.pop("seed")  # each prompt has its own
     settings = TuneSettings(
         drafts=tuple(args.draft) or (None,),
-        tokens=tokens,
+        max_new_tokens=sampling.pop("max_new_tokens"),
         sampling=sampling,
         **{name: getattr(args, name) for name in _SAME},
     )

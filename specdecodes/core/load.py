@@ -78,8 +78,9 @@ def load(
     context = Context(runner, load_tokenizer(target, tokenizer), draft, compile)
     parts = _Parts(components, chosen, context, settings)
     parts.known |= set(components.get("mode", mode).settings)
-    drafter = parts.drafter(propose)
+    drafting = parts.drafting(propose)
     builder = parts.make("tree", build_tree or chosen.build_tree)
+    drafter = parts.drafter(drafting, builder)
     if decision.wrap is not None:
         drafter, builder = decision.wrap(drafter, builder)
     backend = parts.make("state", commit_state or chosen.commit_state)
@@ -146,8 +147,8 @@ class _Parts:
         merged = {**self.mode.settings, **self.measured.get(component.name, {}), **self.settings}
         return {name: read_setting(taken[name], value) for name, value in merged.items() if name in taken}
 
-    def drafter(self, override: Any) -> Any:  # noqa: ANN401
-        """The drafter: named outright, or by ``draft``, or the mode's own."""
+    def drafting(self, override: Any) -> Any:  # noqa: ANN401
+        """The drafter: named outright, or by ``draft``, or the mode's own; its measured settings count from now on."""
         draft = self.context.draft
         if draft is None and override is None and self.mode.propose == "model" and self.context.target.is_embedded:
             draft = assets.DEFAULT_DRAFT
@@ -162,6 +163,11 @@ class _Parts:
         name = override or self.mode.propose
         if self.context.target.is_embedded and isinstance(name, str):
             self.measured = assets.SETTINGS.get(draft if name == "model" else name, {})
+        return name
+
+    def drafter(self, name: Any, builder: Any) -> Any:  # noqa: ANN401
+        """The drafter ``name`` (or that object), with room for what ``builder`` runs."""
+        self.context = replace(self.context, max_slots=getattr(builder, "max_slots", None))
         return self.make("drafter", name)
 
     def verifiers(self, override: Any) -> dict[str, list[Any]]:  # noqa: ANN401

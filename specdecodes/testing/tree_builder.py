@@ -24,10 +24,11 @@ def check_tree_builder(builder: Any, *, context: Context | None = None, **settin
     """Check a tree builder, or a factory of builders, against the contract of ``build_tree``.
 
     Every tree passes ``Tree.checked``, starts with the root and keeps to ``max_nodes``, ``max_depth`` and ``chain``
-    (and to one number of nodes T, where ``capturable``); slots belong to the right path; where the drafter has no
-    candidate there is padding. For every kind of ``draws`` declared: the children of a node are the first of those
-    drawn from its distribution, in draw order; whether a draw is kept depends on no draw but kept earlier ones, least
-    of all on itself; ``logq`` is what they were drawn from; ``state.rng`` is the only randomness.
+    (to ``max_slots``, where it is declared; and to one number of nodes T, where ``capturable``); slots belong to the
+    right path; where the drafter has no candidate there is padding. For every kind of ``draws`` declared: the children
+    of a node are the first of those drawn from its distribution, in draw order; whether a draw is kept depends on no
+    draw but kept earlier ones, least of all on itself; ``logq`` is what they were drawn from; ``state.rng`` is the only
+    randomness.
 
     Args:
         builder: a component, or a factory called with ``context`` and ``settings``.
@@ -82,6 +83,8 @@ class _Run:
             tree = self.hooks.build_tree(state, cast("Proposal", proposal))
         expect(state.history == history, f"{self.name}: changed the state")
         self._check_tree(tree, state, draws)
+        used, room = len(proposal.slots[0]), getattr(self.builder, "max_slots", None)
+        expect(room is None or used <= room, f"{self.name}: declares max_slots {room}, used {used} slots")
         self._check_slots(tree, proposal, clean=candidates is None)
         if draws != "none":
             self._check_draws(tree, proposal, rng)

@@ -35,6 +35,10 @@ def decide(compile: bool, embedded: bool, *, recipe: str = "") -> Decision:
     found = Recipe.read(Path(recipe) if recipe else assets.recipe(compile))
     mode = registry().get("mode", found.mode).factory
     assert isinstance(mode, Mode)
+    if mode.decide is not None:
+        raise ValueError(
+            f"recipe: mode: expected the mode that was found fastest, got {found.mode!r}, which asks for one"
+        )
     if found.compile != compile:
         warnings.warn(
             f"recipe: measured {'compiled' if found.compile else 'eager'}, used "

@@ -39,7 +39,7 @@ class RankTracer(Root):
 
     def __init__(self, *, depth: int, width: int) -> None:
         super().__init__()
-        self.depth = depth
+        self.depth = self.max_slots = depth
         self.width = width
         self.answer: Sequence[int] = ()
         self.trace: Trace = []

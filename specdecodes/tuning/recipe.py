@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -50,7 +51,8 @@ class Recipe:
         """Read what :meth:`write` wrote.
 
         Raises:
-            ValueError: no such file, not a recipe, another version, a field that is missing or of another type.
+            ValueError: no such file, not a recipe, another version, a field that is missing, of another type or
+                out of range.
         """
         values = read_json(path, "recipe", "'specdecodes tune' writes one")
         if not isinstance(values, dict) or values.get("format") != FORMAT:
@@ -64,6 +66,9 @@ class Recipe:
             if name not in values or not isinstance(values[name], kinds):
                 expected = " or ".join(kind.__name__ for kind in kinds)
                 raise ValueError(f"recipe: {path}: {name}: expected {expected}, got {values.get(name)!r}")
+        for name in ("step_cost", "tau"):
+            if not 0 < values[name] < math.inf:  # nan is neither
+                raise ValueError(f"recipe: {path}: {name}: expected a number above 0, got {values[name]!r}")
         return cls(**{name: values[name] for name in _KINDS})
 
     def check_target(self, target: Mapping[str, Any]) -> None:

@@ -33,7 +33,7 @@ class TuneSettings:
     Attributes:
         target, tokenizer, dtype, device, compile: as for :func:`specdecodes.load`.
         drafts: what ``draft=`` may name, each tried; None stands for a mode's own drafter.
-        tokens: new tokens per answer. sampling: temperature and so on; greedy by default.
+        max_new_tokens: per answer. sampling: temperature and so on; greedy by default.
         max_nodes, max_depth, width: limits of trees: nodes (root included), levels, children of a node.
     """
 
@@ -43,14 +43,14 @@ class TuneSettings:
     dtype: str | None = None
     device: str | None = None
     compile: bool = False
-    tokens: int = 96
+    max_new_tokens: int = 96
     sampling: Mapping[str, Any] = field(default_factory=dict)
     max_nodes: int = 32
     max_depth: int = 8
     width: int = 4
 
     def __post_init__(self) -> None:
-        limits = (("tokens", 8), ("max_nodes", 3), ("max_depth", 1), ("width", 1))
+        limits = (("max_new_tokens", 8), ("max_nodes", 3), ("max_depth", 1), ("width", 1))
         for name, least in limits:
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
@@ -190,7 +190,12 @@ class Tuner:
         return self._load(self.plain.target.model, draft, mode=mode, tokenizer=self.plain.tokenizer, **settings)
 
     def _answer(self, decoder: Decoder, prompt: Tensor, seed: int) -> Generation:
-        sampling = {"max_new_tokens": self.settings.tokens, "ignore_eos": True, "seed": seed, **self.settings.sampling}
+        sampling = {
+            "max_new_tokens": self.settings.max_new_tokens,
+            "ignore_eos": True,
+            "seed": seed,
+            **self.settings.sampling,
+        }
         return decoder.generate(prompt, **sampling)
 
     def _traces(self, draft: str | None, prompts: Sequence[Tensor], answers: Sequence[list[int]]) -> list[Trace]:
@@ -202,16 +207,16 @@ class Tuner:
     def _costs(self, draft: str | None, prompts: Sequence[Tensor]) -> Costs:
         shapes = timing_shapes(self.settings.max_nodes, self.settings.max_depth)
         trees: dict[Shape, Decoder] = {shape: self._with(draft, "stree", tree=shape.spec) for shape in shapes}
-        return measure_costs(self.plain, trees, prompts[:4], tokens=min(self.settings.tokens, 64))
+        return measure_costs(self.plain, trees, prompts[:4], tokens=min(self.settings.max_new_tokens, 64))
 
     def _measurements(self, traces: Sequence[Trace], costs: Costs) -> Measurements:
         """Acceptance where steps over the best tree start, which depends on the acceptance: a few rounds settle it."""
-        shape = None
-        for _ in range(ROUNDS):
-            found = acceptance(traces, self.settings.max_depth, self.settings.width, shape=shape)
-            measured = Measurements.checked(found, costs.curve(), costs.per_level)
-            best = self._best(measured, self.settings.width)
-            shape = best if best.levels else None
+        depth, width = self.settings.max_depth, self.settings.width
+        measured = Measurements.checked(acceptance(traces, depth, width), costs.curve(), costs.per_level)
+        for _ in range(ROUNDS - 1):  # the costs are checked, and warned of, once
+            best = self._best(measured, width)
+            found = acceptance(traces, depth, width, shape=best if best.levels else None)
+            measured = measured.with_acceptance(found)
         return measured
 
     def _best(self, measured: Measurements, max_children: int) -> TreeShape:

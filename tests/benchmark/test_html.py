@@ -155,6 +155,20 @@ def test_scale_holds_every_interval_and_1(high: float) -> None:
     assert 2 <= len(axis.ticks) <= 9
 
 
+def test_scale_does_not_go_below_nothing() -> None:
+    shown = mode("tree", 1.0, speedup=0.09, interval=Interval(0.05, 1.2))
+    axis = Axis.over([(shown, CategorySpeed("all", 2, 0.09, shown.interval))])
+    assert axis.ticks[0] == (0.0, "0") and 0 < axis.place(0.05) < axis.place(1) < 100
+
+
+def test_log_perplexities_have_a_table_where_they_were_measured() -> None:
+    judged = mode("tree", 50.0, log_perplexity=2.5, log_perplexity_difference=0.25)
+    judged = replace(judged, log_perplexity_interval=Interval(-0.125, 0.5))
+    section = "Log-perplexity of the answers"
+    assert read(summary(judged)).says(section).endswith("baseline's naive - - tree 2.500 +0.250 [-0.125, +0.500]")
+    assert section not in read(summary(FAST)).sections
+
+
 def test_acceptance_by_depth_and_by_rank() -> None:
     found = read(summary(FAST))
     assert "tree depth 1 60.0% (6/10) depth 2 25.0% (2/8)" in found.says("Acceptance by depth")

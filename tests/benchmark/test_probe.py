@@ -62,6 +62,27 @@ def test_everything_at_every_place_and_depth(temperature: float) -> None:
     assert 0 < hits < 8 * DEPTH  # otherwise little was tested
 
 
+@pytest.mark.parametrize("has_probs", [True, False])
+@pytest.mark.parametrize("text", [[2] * 400, [0, 1, 2, 1] * 100], ids=["unlikely", "mixed"])
+def test_a_text_that_the_target_would_not_write_flatters_no_drafter(text: list[int], has_probs: bool) -> None:
+    """Laws that are the same everywhere give the tokens per step of a decode, whatever the text says."""
+    p, q = torch.tensor([[0.70, 0.29, 0.01], [0.30, 0.60, 0.10]], dtype=torch.float64)
+    found = Probe(DEPTH, RANKS, has_probs, answers=False)
+    found.begin(text, p.log().expand(len(text), 3))
+    drafter = LiteralDrafter(lambda prefix: q.log())
+    replay_one(drafter, found, [1], Recording(text, 3), SamplingParams(len(text), 1.0))
+    probed = found.end()
+    stands = float(torch.minimum(p, q).sum()) if has_probs else 0.29
+    tau = sum(stands**d for d in range(DEPTH + 1))
+    assert len(text) / float(visits(probed.chain_sampled).sum()) == pytest.approx(tau, rel=0.01)
+    assert not probed.chain_greedy.any(), "the draft's best token is never the target's"
+    flattering = Probe(DEPTH, RANKS, has_probs)
+    flattering.begin(text, p.log().expand(len(text), 3))
+    replay_one(drafter, flattering, [1], Recording(text, 3), SamplingParams(len(text), 1.0))
+    if has_probs and set(text) == {2}:
+        assert len(text) / float(visits(flattering.end().chain_sampled).sum()) > 1.4 * tau
+
+
 def rows(*probs: list[float]) -> list[Tensor]:
     return [torch.tensor(p, dtype=torch.float64).log() for p in probs]
 

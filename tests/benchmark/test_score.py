@@ -77,6 +77,15 @@ def test_divergences_on_text_are_those_of_dense_forwards(make: Make, tmp_path: P
     assert 0.1 < draft.overlap < 0.95 and draft.unknown == pytest.approx(0, abs=1e-9)
 
 
+def test_tokens_per_step_on_text_follow_the_overlap_and_not_the_text(make: Make, tmp_path: Path) -> None:
+    """Chains of 1 take as many tokens as the laws overlap, on a text that neither model would write."""
+    (tmp_path / "a.txt").write_text("zq# 9}vx ;;K0 ~hj wWq @p3 |fx ^^ yY8 {kz")
+    settings = make(drafts=(noisy(make().target, 0.5),), dataset=str(tmp_path / "a.txt"), on="text", depth=1)
+    (draft,) = score(settings).drafts
+    assert draft.overlap is not None
+    assert draft.tau == pytest.approx(1 + draft.overlap, abs=0.1)
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_ranking_agrees_with_measured_tau(make: Make, temperature: float) -> None:
     """Three drafters and an index: the order of the score is the order of decodes, and so are the numbers."""

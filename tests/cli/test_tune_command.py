@@ -18,6 +18,7 @@ def test_help_says_the_defaults_that_are_used() -> None:
     ("arguments", "message"),
     [
         (["--prompt-tokens", "0"], "prompt_tokens: expected at least 1, got 0"),
+        (["--max-new-tokens", "7"], "max_new_tokens: expected at least 8, got 7"),
         (["--seed", "3"], "unrecognized arguments: --seed 3"),  # the place of a prompt is its seed
         (["--out", "none/recipe.json"], "--out: expected a file in a folder that exists, got 'none/recipe.json'"),
         (["--out", "."], "--out: expected a file, got the folder '.'"),

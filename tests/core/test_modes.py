@@ -179,3 +179,22 @@ def test_compiled_decoders_of_one_shape_do_not_share_what_they_compiled():
     for model in models:
         plain = load(model, mode="naive").generate(prompt, max_new_tokens=12)
         assert load(model, mode="naive", compile=True).generate(prompt, max_new_tokens=12).tokens == plain.tokens
+
+
+@pytest.mark.parametrize(
+    ("mode", "rule", "other"),
+    [
+        ("sd", "Rejection", "block"),
+        ("stree", "WithoutReplacement", "traversal"),
+        ("sequoia", "WithoutReplacement", None),
+    ],
+)
+def test_sampling_keeps_the_rule_that_the_mode_is_named_for(mode, rule, other):
+    """The README says so, and which verifier may take its place."""
+
+    def sampling(**parts):
+        decoder = load(toy_model("llama"), toy_model("llama", seed=1), mode, lossless_only=True, **parts)
+        return type(decoder.sampling.hooks.manager.get_plugin("verifier")).__name__
+
+    assert sampling() == rule
+    assert other is None or sampling(verify=other) == other.capitalize()

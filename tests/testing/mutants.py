@@ -220,6 +220,14 @@ class TooMany(Static):
         return tree
 
 
+class TooManySlots(Static):
+    """Has the drafter run more than it says: no room was made for that."""
+
+    def __init__(self, context=None):
+        super().__init__(context)
+        self.max_slots -= 1
+
+
 class NoChain(Static):
     """Declares a chain and branches."""
 
@@ -253,6 +261,7 @@ TREE_BUILDERS = {
     IgnoresDraws: "not drawn by state.rng.draws",
     TooDeep: "declares max_depth 3, built depth 4",
     TooMany: "declares max_nodes 12, built 13",
+    TooManySlots: "declares max_slots 5, used 6",
     NoChain: "declares chain",
     Unmarked: "exactly one implementation of build_tree",
 }

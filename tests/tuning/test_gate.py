@@ -117,6 +117,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     wrong = _recipe(tmp_path, target={"family": "llama"})
     with pytest.raises(ValueError, match="measured for a target with family 'llama', got 'bamba'"):
         load(mode="auto", recipe=wrong)
+    itself = _recipe(tmp_path, mode="auto")
+    with pytest.raises(ValueError, match="mode: expected the mode that was found fastest, got 'auto'"):
+        load(mode="auto", recipe=itself)
     with pytest.raises(ValueError, match="specdecodes tune"):
         load(mode="auto", recipe=str(tmp_path / "none.json"))
     with pytest.raises(ValueError, match="unknown setting 'recipes'"):

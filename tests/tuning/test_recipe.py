@@ -41,6 +41,9 @@ def test_a_recipe_is_read_as_it_was_written(tmp_path: Path) -> None:
         ({"version": 0}, "expected version 1, got 0"),
         ({"mode": 3}, "mode: expected str, got 3"),
         ({"step_cost": None}, "step_cost: expected int or float, got None"),
+        ({"step_cost": 0}, "step_cost: expected a number above 0, got 0"),
+        ({"step_cost": float("nan")}, "step_cost: expected a number above 0, got nan"),
+        ({"tau": -1}, "tau: expected a number above 0, got -1"),
     ],
 )
 def test_what_is_no_recipe_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:

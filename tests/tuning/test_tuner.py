@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from specdecodes import load
 from specdecodes.cli import main
 from specdecodes.plugins.trees.optimise import Measurements
+from specdecodes.tuning.costs import Costs
 from specdecodes.tuning.recipe import Recipe
 from specdecodes.tuning.tuner import Candidate, Tuner, TuneSettings, sentence_of
 
@@ -58,7 +60,7 @@ def test_a_run_writes_a_recipe_that_decodes(tmp_path: Path, capsys: pytest.Captu
         (["--limit", "3"], "limit: expected at least 4 prompts"),
         (["--out", "no/such/folder/recipe.json"], "make the folder first"),
         (["--max-nodes", "1"], "max_nodes: expected at least 3, got 1"),
-        (["--max-new-tokens", "2"], "tokens: expected at least 8, got 2"),
+        (["--max-new-tokens", "2"], "max_new_tokens: expected at least 8, got 2"),
         (["--dataset", "no-such-file"], "no-such-file"),
     ],
 )
@@ -68,8 +70,19 @@ def test_bad_input_is_one_line(flags: list[str], message: str, capsys: pytest.Ca
     assert message in printed and printed.count("\n") == 1
 
 
+def test_a_falling_cost_curve_is_said_once() -> None:
+    tuner = Tuner(TuneSettings(max_nodes=6, max_depth=3), lambda line: None)
+    costs = Costs(plain=1.0, score={2: 0.5, 4: 1.2, 6: 1.4}, draft=0.0, level=0.0, node=0.0)
+    traces = [[(0, 1), (0,), (), (1, 0)] * 4]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        measured = tuner._measurements(traces, costs)
+    assert ["c(2) = 0.5 is below c(1) = 1" in str(warning.message) for warning in said] == [True]
+    assert 0 < measured.acceptance[0][0][0] < 1
+
+
 def test_both_sides_need_prompts() -> None:
-    tuner = Tuner(TuneSettings(tokens=8), lambda line: None)
+    tuner = Tuner(TuneSettings(max_new_tokens=8), lambda line: None)
     prompt = tuner.encode("A cat sat on the mat", 3)
     with pytest.raises(ValueError, match="held_out: expected at least two prompts, got 1"):
         tuner.tune([prompt, prompt], [prompt])

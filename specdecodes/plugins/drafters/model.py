@@ -17,19 +17,25 @@ if TYPE_CHECKING:
     from specdecodes.plugin import Context
 
 
+SLOTS = 64
+"""Room in a draft's own tree where the tree builder does not say how much it needs."""
+
+
 class ModelDrafter:
     """Draft with any supported causal model, which keeps its own tree of states.
 
     Per step it runs the catch-up (what was accepted but never expanded, and the root) and the nodes that the
-    builder expands, nothing else. ``max_slots`` bounds the nodes that a step may expand.
+    builder expands, nothing else. ``max_slots``: room for the nodes that a step may run, the root included; 0: for as
+    many as the tree builder says (``SLOTS`` where it does not).
     """
 
     has_probs = True
     capturable = True
 
-    def __init__(self, context: Context, *, max_slots: int = 64) -> None:
+    def __init__(self, context: Context, *, max_slots: int = 0) -> None:
         from specdecodes.models.loading import load_draft
 
+        max_slots = room_for(context.max_slots, max_slots)
         model = load_draft(context)
         # Past the target's own limit the draft needs room for its slots.
         self.runner = SlotRunner(model, max_slots=max_slots, compile=context.compile)
@@ -72,6 +78,20 @@ class ModelDrafter:
         else:  # not asked in this step: the root is waiting already
             self._pending += tokens[1:length]
         self._pending.append(int(verdict.bonus[0]))
+
+
+def room_for(needed: int | None, given: int) -> int:
+    """Slots for a tree builder that may use ``needed`` (None: it does not say); ``given``: the setting, 0 if unset.
+
+    Raises:
+        ValueError: fewer given than are needed.
+    """
+    if given < 0 or 0 < given < (needed or 1):
+        raise ValueError(
+            f"max_slots: expected at least {needed or 1}, the nodes that the draft runs in a step of this tree, "
+            f"got {given}; leave it out for as many as needed, or make the tree smaller"
+        )
+    return given or needed or SLOTS
 
 
 class ModelProposal:

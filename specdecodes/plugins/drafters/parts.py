@@ -47,15 +47,19 @@ class CompositeDrafter:
     @hookimpl
     def generation_started(self, state: DecodeState) -> None:
         """Pass it on."""
+        self._begin(state)  # as a part of another one it may hear of commits before it is first asked
         for hooks in self._hooks:
             hooks.generation_started(state)
 
     @hookimpl
     def propose(self, state: DecodeState) -> CompositeProposal:
         """Nothing is run before a part is asked."""
+        return self.combine(self._begin(state))
+
+    def _begin(self, state: DecodeState) -> list[PartProposal]:
         lineage = [(-1, -1)]
-        parts = self._last[state] = [PartProposal(hooks, state, lineage) for hooks in self._hooks]
-        return self.combine(parts)
+        self._last[state] = [PartProposal(hooks, state, lineage) for hooks in self._hooks]
+        return self._last[state]
 
     @hookimpl
     def commit_state(self, state: DecodeState, tree: Tree, verdict: Verdict) -> None:

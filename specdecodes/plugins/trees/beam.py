@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from specdecodes.core.tree import Proposal, Tree
 from specdecodes.hookspecs import hookimpl
-from specdecodes.plugins.trees.drafted import Drafted, assemble, check_positive, levels
+from specdecodes.plugins.trees.drafted import Drafted, assemble, check_positive, levels, widths
 
 if TYPE_CHECKING:
     from specdecodes.core.state import DecodeState
@@ -30,6 +30,7 @@ class Beam:
         self.width = width
         self.max_depth = depth
         self.max_nodes = 1 + width * depth
+        self.max_slots = sum(widths(depth=depth, topk=width, width=width))
         self.chain = width == 1
 
     @hookimpl

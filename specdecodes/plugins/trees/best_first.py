@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from specdecodes.core.tree import HostProposal, Proposal, Tree
 from specdecodes.hookspecs import hookimpl
-from specdecodes.plugins.trees.drafted import Drafted, assemble, check_positive, levels
+from specdecodes.plugins.trees.drafted import Drafted, assemble, check_positive, levels, widths
 
 if TYPE_CHECKING:
     from specdecodes.core.state import DecodeState
@@ -39,11 +39,11 @@ class BestFirst:
     ) -> None:
         check_positive(max_nodes=max_nodes, depth=depth, topk=topk, width=width)
         self.topk = topk
-        self.width = width
+        self.width = min(width, max(max_nodes - 1, 1))  # no node beyond that place of its level can enter the tree
         self.max_depth = min(depth, max_nodes - 1)
+        self.max_slots = max(sum(widths(depth=self.max_depth, topk=topk, width=self.width)), 1)
         # What the levels can give: one root, then topk children of each node that is run.
-        most = 1 + sum(min(width, topk**level) * topk for level in range(self.max_depth))
-        self.max_nodes = min(max_nodes, most)
+        self.max_nodes = min(max_nodes, 1 + topk * self.max_slots)
         self.chain = topk == 1 or self.max_nodes <= 2
 
     @hookimpl

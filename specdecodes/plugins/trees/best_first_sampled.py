@@ -9,7 +9,7 @@ import torch
 
 from specdecodes.core.tree import Proposal, Tree
 from specdecodes.hookspecs import hookimpl
-from specdecodes.plugins.trees.drafted import Drafted, assemble, check_positive, expand
+from specdecodes.plugins.trees.drafted import Drafted, assemble, check_positive, expand, widths
 
 if TYPE_CHECKING:
     from specdecodes.core.state import DecodeState
@@ -49,6 +49,7 @@ class BestFirstSampled:
         self.width = width
         self.threshold = float(threshold)
         self.max_depth = min(depth, max_nodes - 1)
+        self.max_slots = max(sum(widths(depth=self.max_depth, topk=topk, width=width)), 1)
         self.max_nodes = max_nodes
         self.chain = topk == 1 or max_nodes <= 2
 

@@ -51,6 +51,7 @@ class BigramWiden:
         self._levels = _parse_levels(levels, self._base.max_depth)
         self._followers = followers
         self._table = bigrams_of(context, bigrams)
+        self.max_slots = self._base.max_slots
         depths = depths_of(self._base.shape.parents)
         self.max_nodes = self._base.max_nodes + followers * sum(depth in self._levels for depth in depths)
         self.max_depth = max(self._base.max_depth, max(self._levels) + 1)

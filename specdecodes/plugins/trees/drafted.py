@@ -48,6 +48,11 @@ class Drafted:
         return sorted(sorted(nodes, key=self.scores.__getitem__, reverse=True)[:count])
 
 
+def widths(*, depth: int, topk: int, width: int) -> list[int]:
+    """How many nodes are run at most on each level that has children, from the root's on, by :func:`levels`."""
+    return [min(width, topk**level) for level in range(depth)]
+
+
 def levels(
     state: DecodeState, proposal: Proposal, rows: Sequence[Drafted], *, depth: int, topk: int, width: int
 ) -> Iterator[list[list[int]]]:

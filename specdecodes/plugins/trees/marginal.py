@@ -27,6 +27,7 @@ class Marginal:
     draws: tuple[str, ...] = ("none",)
     needs_marginals = True
     capturable = False
+    max_slots = 1
 
     def __init__(self, context: Context | None = None, *, max_nodes: int = 13, depth: int = 4, topk: int = 8) -> None:
         check_positive(max_nodes=max_nodes, depth=depth, topk=topk)

@@ -24,6 +24,7 @@ import reprlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,10 @@ class Measurements:
                 stacklevel=2,
             )
         return cls(_blocks(acceptance), curve, float(draft_cost))
+
+    def with_acceptance(self, acceptance: Any) -> Measurements:  # noqa: ANN401 - user input
+        """The same costs with another ``acceptance``; see :meth:`checked`."""
+        return replace_fields(self, acceptance=_blocks(acceptance))
 
     @classmethod
     def read(cls, path: Path) -> Measurements:

@@ -42,6 +42,7 @@ class Static:
         self.chain = shape.is_chain
         self._plan = plan_of(shape, device)
         self._children = children_of(shape.parents)
+        self.max_slots = 1 + sum(len(level.owners) for level in self._plan.levels)
 
     @hookimpl
     def build_tree(self, state: DecodeState, proposal: Proposal) -> Tree:
@@ -122,6 +123,7 @@ class Root:
     capturable = True
     chain = True
     max_nodes = 1
+    max_slots = 1
     max_depth = 0
 
     def __init__(self, context: Context | None = None) -> None:

@@ -51,7 +51,11 @@ class Residual(WalkingVerifier):
 
 
 class Rejection(Residual):
-    """Speculative sampling on a chain (Leviathan et al. 2023, algorithm 1; Chen et al. 2023)."""
+    """Speculative sampling on a chain (Leviathan et al. 2023, algorithm 1; Chen et al. 2023).
+
+    ``block`` judges the same chains and accepts at least as many tokens on average; mode ``sd`` keeps this rule, the
+    one that its name stands for.
+    """
 
     draws = ("iid", "without_replacement")
     chain_only = True
@@ -64,7 +68,11 @@ class MultiStep(Residual):
 
 
 class WithoutReplacement(Residual):
-    """Residual sampling over siblings drawn without replacement (Sequoia: Chen et al. 2024, algorithm 2)."""
+    """Residual sampling over siblings drawn without replacement (Sequoia: Chen et al. 2024, algorithm 2).
+
+    ``traversal`` judges the same trees and accepts at least as many tokens on average; modes ``stree`` and ``sequoia``
+    keep this rule, the one of their papers made exact.
+    """
 
     draws = ("without_replacement",)
     renormalise = True

@@ -154,10 +154,35 @@ def test_draft_logits_go_through_the_same_processors():
         drafting.step()
 
 
-def test_a_tree_larger_than_the_slots_is_refused():
-    decoder = load(toy_model("llama"), toy_model("llama"), "sd", depth=6, max_slots=4)
-    with pytest.raises(ValueError, match="draft tree: expected at most 4 slots, got 5"):
-        decoder.generate(toy_prompt(4), max_new_tokens=20)
+@pytest.mark.parametrize("slots", [5, -1])
+def test_fewer_slots_than_the_tree_needs_are_refused_at_load(slots):
+    with pytest.raises(ValueError, match=f"max_slots: expected at least 6, .* in a step of this tree, got {slots}; "):
+        load(toy_model("llama"), toy_model("llama"), "sd", depth=6, max_slots=slots)
+    decoder = load(toy_model("llama"), toy_model("llama"), "sd", depth=6, max_slots=6)
+    assert decoder.generate(toy_prompt(4), max_new_tokens=8).tau > 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        (dict(mode="dynamic", max_nodes=80, depth=9, topk=12, width=12), 1 + 8 * 12),
+        (dict(mode="dynamic", build_tree="best-first-sampled", depth=9, width=12, topk=12, max_nodes=90), 1 + 8 * 12),
+        (dict(mode="dynamic", max_nodes=5, depth=5, topk=40, width=40), 1 + 3 * 4),
+        (dict(mode="beam", width=11, depth=8), 1 + 7 * 11),
+        (dict(mode="sd", depth=70), 70),
+        (dict(mode="dynamic", propose="merge", drafters="ngram,model", max_nodes=80, depth=9, topk=12, width=12), 97),
+    ],
+)
+def test_the_draft_has_room_for_any_tree(settings, needed):
+    decoder = load(toy_model("llama"), toy_model("llama", seed=1), verify="token-match", **settings)
+    drafters = [p for p in decoder.sampling.hooks.manager.get_plugins() if hasattr(p, "drafters")]
+    found = [d for p in drafters for d in p.drafters] or decoder.sampling.hooks.manager.get_plugins()
+    runner = next(p for p in found if isinstance(p, ModelDrafter)).runner
+    assert runner.max_slots == needed
+    prompt = toy_prompt(4)
+    out = decoder.generate(prompt, max_new_tokens=6, temperature=1.0, seed=3)
+    plain = load(toy_model("llama"), mode="naive").generate(prompt, max_new_tokens=6, temperature=1.0, seed=3)
+    assert out.tokens == plain.tokens and runner.num_slots <= needed
 
 
 def test_of_equal_candidates_the_first_is_drafted():

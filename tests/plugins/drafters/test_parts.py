@@ -270,6 +270,8 @@ def accept(drafter, state, tokens, slots, bonus):
         dict(propose="cascade", first="ngram"),
         dict(propose="merge"),
         dict(propose="merge", drafters="suffix,model,ngram"),
+        dict(propose="cascade", first="jacobi", second="merge", drafters="suffix,model"),  # the second is never asked
+        dict(propose="cascade", second="merge", drafters="token-recycling,model"),
     ],
 )
 @pytest.mark.parametrize("family", FAMILIES)
