@@ -99,8 +99,8 @@ def test_code_beside_the_weights_is_refused_and_not_run(tmp_path: Path, generate
     (code / "own.py").write_text(f"import os\nos.mkdir({str(proof)!r})\nclass Own: ...\n")
     (code / "model.safetensors").touch()
     assert generate_refused("--target", str(code)) == (
-        f"target: cannot load '{code}': it comes with code of its own, which is not run; "
-        "use a model that transformers supports"
+        f"target: cannot load '{code}': it comes with code of its own; "
+        "trust_remote_code (--trust-remote-code) runs it, if you trust it"
     )
     assert not proof.exists()
 
@@ -111,13 +111,18 @@ def test_damaged_weights(pair: Pair, tmp_path: Path, generate_refused: Callable[
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     line = generate_refused("--target", str(broken))
-    assert re.fullmatch(rf"target: the weights of '{broken}' are damaged \(.+\); fetch or save them again", line)
+    assert re.fullmatch(rf"target: '{weights}' is damaged: .+; fetch or save it again", line)
 
 
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        ("num_hidden_layers", 4, r"lacks \d+ of the weights that its config.json asks for, first model\.layers\.3\."),
+        (
+            "num_hidden_layers",
+            4,
+            r"lacks 13 weights that its config.json asks for: model\.layers\.3\.\S+, .+ and 9 more",
+        ),
+        ("num_hidden_layers", 2, r"holds 13 weights that its config.json has no place for: model\.layers\.2\.\S+, "),
         ("intermediate_size", 40, r"do not fit its config.json: \S+: expected \(32, 40\), got \(32, 48\)"),
     ],
 )
@@ -129,7 +134,7 @@ def test_weights_of_another_configuration(
     config = json.loads((other / "config.json").read_text())
     config[field] = value
     if field == "num_hidden_layers" and "layer_types" in config:
-        config["layer_types"] = [*config["layer_types"], "linear_attention"]
+        config["layer_types"] = [*config["layer_types"], "linear_attention"][:value]
     (other / "config.json").write_text(json.dumps(config))
     assert re.search(reason, generate_refused("--target", str(other)))
 

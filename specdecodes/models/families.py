@@ -39,6 +39,7 @@ SUPPORTED = {
     "gpt2": "attention",
     "opt": "attention",
     "deepseek_v3": "latent attention",
+    "mamba_in_llama": "Mamba-2 and attention",
 }
 """model_type to what its layers are."""
 

@@ -6,15 +6,16 @@ import hashlib
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from specdecodes import assets
+from specdecodes.models.checkpoints import WEIGHT_FILES, damaged_file, read_config
 from specdecodes.models.families import check_supported
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ DTYPES = {
 }
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
-_WEIGHT_FILES = ("*.safetensors", "*.bin")
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
 
 
@@ -75,9 +75,16 @@ def parse_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.
 
 
 def load_model(
-    source: str | PreTrainedModel, role: str, device: torch.device, dtype: torch.dtype | str
+    source: str | PreTrainedModel,
+    role: str,
+    device: torch.device,
+    dtype: torch.dtype | str,
+    *,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """Load a causal model for inference; an object is taken as it is. Code that comes with a checkpoint is never run.
+    """Load a causal model for inference; an object is taken as it is.
+
+    Code that comes with a checkpoint is run with ``trust_remote_code`` alone.
 
     Raises:
         ValueError: one line naming ``role`` (target or draft), what is wrong and the way out.
@@ -87,24 +94,41 @@ def load_model(
         return source.eval()
     path = _existing(source, role)
     try:
-        check_supported(AutoConfig.from_pretrained(path, trust_remote_code=False))
+        config, renamed = read_config(path, trust_remote_code=trust_remote_code)
+        check_supported(config)
         _check_weights(path)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(  # its annotation knows no report
-            path, dtype=dtype, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{role}: {source!r} holds a pickle checkpoint that would run code when loaded; convert it to safetensors"
-        ) from error
-    except SafetensorError as error:
-        raise ValueError(
-            f"{role}: the weights of {source!r} are damaged ({error}); fetch or save them again"
-        ) from error
     except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{role}: cannot load {source!r}: {_reason(error)}") from error
+        raise _refusal(error, role, source) from error
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(  # its annotation knows no report
+            path,
+            config=config,
+            dtype=dtype,
+            key_mapping=renamed or None,
+            trust_remote_code=trust_remote_code,
+            weights_only=True,  # a pickle's numbers, and no code
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except (pickle.UnpicklingError, SafetensorError, OSError, EOFError, KeyError, RuntimeError, ValueError) as error:
+        if damaged := damaged_file(path):
+            file, reason = damaged
+            raise ValueError(f"{role}: {str(file)!r} is damaged: {reason}; fetch or save it again") from error
+        raise _refusal(error, role, source) from error
     model, report = loaded
     _check_complete(report, role, source)
     return model.to(device).eval()
+
+
+def _refusal(error: Exception, role: str, source: str) -> Exception:
+    """What a user reads in the place of ``error``; what is no checkpoint's fault stays as it is."""
+    if isinstance(error, pickle.UnpicklingError):
+        return ValueError(
+            f"{role}: {source!r} holds a pickle checkpoint that would run code when loaded; convert it to safetensors"
+        )
+    if isinstance(error, RuntimeError):
+        return error
+    return ValueError(f"{role}: cannot load {source!r}: {_reason(error)}")
 
 
 def _existing(source: str, role: str) -> str:
@@ -127,23 +151,31 @@ def _existing(source: str, role: str) -> str:
 
 def _check_weights(path: str) -> None:
     folder = Path(path)
-    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _WEIGHT_FILES):
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES):
         raise ValueError("it holds no weights; expected model.safetensors, or its shards, beside config.json")
 
 
 def _check_complete(report: Mapping[str, Any], role: str, source: str) -> None:
-    """Refuse a checkpoint that leaves weights as they were drawn at random."""
+    """Refuse a checkpoint that leaves weights as they were drawn at random, or has some that nothing uses."""
     if mismatched := sorted(report["mismatched_keys"]):
         name, stored, wanted = mismatched[0]
         raise ValueError(
             f"{role}: the weights of {source!r} do not fit its config.json: "
             f"{name}: expected {tuple(wanted)}, got {tuple(stored)}"
         )
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(
-            f"{role}: {source!r} lacks {len(missing)} of the weights that its config.json asks for, "
-            f"first {missing[0]}; fetch or save all of its files"
-        )
+    for names, what, way_out in (
+        (report["missing_keys"], "lacks {} that its config.json asks for", "fetch or save all of its files"),
+        (report["unexpected_keys"], "holds {} that its config.json has no place for", "is it another model's config?"),
+    ):
+        if names:
+            count = f"{len(names)} weight{'s' * (len(names) > 1)}"
+            raise ValueError(f"{role}: {source!r} {what.format(count)}: {_listed(sorted(names))}; {way_out}")
+
+
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    """The first of ``names``, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def is_embedded(model: PreTrainedModel) -> bool:
@@ -226,5 +258,5 @@ def resolve(source: str) -> str:
 def _reason(error: BaseException) -> str:
     """The first line of a library's message, which names no flag of its own."""
     if "trust_remote_code" in str(error):
-        return "it comes with code of its own, which is not run; use a model that transformers supports"
+        return "it comes with code of its own; trust_remote_code (--trust-remote-code) runs it, if you trust it"
     return str(error).strip().split("\n", 1)[0].removeprefix("model: ")
