@@ -15,9 +15,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, T5Config
 
-from specdecodes.testing.toys import VOCAB
+from specdecodes.testing.toys import VOCAB, toy_model
 
 from .conftest import Pair, tokenizer_of
+from .models.checkpoint_files import FORMS, write_weights
 
 CONFIG = LlamaConfig(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4)
 
@@ -73,13 +74,18 @@ class Malicious:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("form", ["torch", "pickle"])
+@pytest.mark.parametrize("form", ["torch", "pickle", "shard"])
 def test_pickle_that_runs_code_is_refused_and_not_run(
     form: str, folder: Path, tmp_path: Path, generate_refused: Callable[..., str]
 ) -> None:
     proof = tmp_path / "it ran"
     weights = folder / "pytorch_model.bin"
-    if form == "torch":
+    if form == "shard":
+        whole = {**toy_model("llama").state_dict()}
+        weights = write_weights(folder, whole, FORMS[3])[1]
+        held = torch.load(weights, weights_only=True)
+        torch.save({**held, next(iter(held)): Malicious(proof)}, weights)
+    elif form == "torch":
         torch.save({"model.embed_tokens.weight": Malicious(proof)}, weights)
     else:
         weights.write_bytes(pickle.dumps(Malicious(proof)))
@@ -112,6 +118,44 @@ def test_damaged_weights(pair: Pair, tmp_path: Path, generate_refused: Callable[
     weights.write_bytes(weights.read_bytes()[:1000])
     line = generate_refused("--target", str(broken))
     assert re.fullmatch(rf"target: '{weights}' is damaged: .+; fetch or save it again", line)
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n"
+"""What lies in the place of a large file where git has cloned without LFS."""
+
+
+@pytest.mark.parametrize("damage", ["cut off", "empty", "a pointer"])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_damaged_file_is_named(
+    form: str, damage: str, tmp_path: Path, generate_refused: Callable[..., str]
+) -> None:
+    model, folder = toy_model("llama"), tmp_path / "broken"
+    files = write_weights(folder, model.state_dict(), form)
+    model.config.save_pretrained(folder)
+    broken = files[len(files) // 2]
+    whole = broken.read_bytes()
+    broken.write_bytes({"cut off": whole[:-100], "empty": b"", "a pointer": LFS_POINTER}[damage])
+    line = generate_refused("--target", str(folder))
+    assert re.fullmatch(rf"target: '{broken}' is damaged: .+; fetch or save it again", line)
+
+
+def test_a_damaged_index_is_named(tmp_path: Path, generate_refused: Callable[..., str]) -> None:
+    model, folder = toy_model("llama"), tmp_path / "broken"
+    write_weights(folder, model.state_dict(), FORMS[1])
+    model.config.save_pretrained(folder)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(index.read_text()[:-20])
+    assert generate_refused("--target", str(folder)).startswith(f"target: '{index}' is damaged: ")
+
+
+@pytest.mark.parametrize("form", [FORMS[1], FORMS[3]])
+def test_a_missing_shard_is_named(form: str, tmp_path: Path, generate_refused: Callable[..., str]) -> None:
+    model, folder = toy_model("llama"), tmp_path / "broken"
+    missing = write_weights(folder, model.state_dict(), form)[1]
+    model.config.save_pretrained(folder)
+    missing.unlink()
+    line = generate_refused("--target", str(folder))
+    assert re.fullmatch(rf"target: cannot load '{folder}': .*No such file or directory: '?{missing}'?", line)
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.modeling_utils import load_state_dict
 from transformers.utils import cached_file
 
 from specdecodes.models import state_spaces
 from specdecodes.models.mamba_in_llama import MILConfig
 from specdecodes.models.mamba_in_llama.configuration import mamba_file
 
-WEIGHT_FILES = ("*.safetensors", "*.bin")
+WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
 _INDEX_FILES = "*.index.json"
 
 
@@ -51,6 +52,14 @@ def damaged_file(source: str) -> tuple[Path, str] | None:
         if reason := _damage(path):
             return path, reason
     return None
+
+
+def stored_shapes(source: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every weight in the files of ``source``; no numbers are read."""
+    for path in _files(source):
+        if path.suffix != ".json":
+            for name, weight in load_state_dict(path, map_location="meta").items():
+                yield name, tuple(weight.shape)
 
 
 def _files(source: str) -> Iterator[Path]:

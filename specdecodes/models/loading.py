@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,9 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from specdecodes import assets
-from specdecodes.models.checkpoints import WEIGHT_FILES, damaged_file, read_config
+from specdecodes.core.settings import SettingWarning
+from specdecodes.models import state_spaces
+from specdecodes.models.checkpoints import WEIGHT_FILES, damaged_file, is_original, read_config, stored_shapes
 from specdecodes.models.families import check_supported
 
 if TYPE_CHECKING:
@@ -114,9 +117,15 @@ def load_model(
         if damaged := damaged_file(path):
             file, reason = damaged
             raise ValueError(f"{role}: {str(file)!r} is damaged: {reason}; fetch or save it again") from error
+        if isinstance(error, NotImplementedError):  # transformers compares a tied head with embeddings that do not fit
+            size = (config.vocab_size, config.hidden_size)
+            if other := next((i for i in stored_shapes(path) if "embed" in i[0] and i[1] != size), None):
+                raise ValueError(_mismatch(role, source, *other, size)) from error
         raise _refusal(error, role, source) from error
     model, report = loaded
     _check_complete(report, role, source)
+    if renamed:
+        model._weight_conversions = None  # or it would be saved under the old names
     return model.to(device).eval()
 
 
@@ -159,10 +168,7 @@ def _check_complete(report: Mapping[str, Any], role: str, source: str) -> None:
     """Refuse a checkpoint that leaves weights as they were drawn at random, or has some that nothing uses."""
     if mismatched := sorted(report["mismatched_keys"]):
         name, stored, wanted = mismatched[0]
-        raise ValueError(
-            f"{role}: the weights of {source!r} do not fit its config.json: "
-            f"{name}: expected {tuple(wanted)}, got {tuple(stored)}"
-        )
+        raise ValueError(_mismatch(role, source, name, stored, wanted))
     for names, what, way_out in (
         (report["missing_keys"], "lacks {} that its config.json asks for", "fetch or save all of its files"),
         (report["unexpected_keys"], "holds {} that its config.json has no place for", "is it another model's config?"),
@@ -170,6 +176,11 @@ def _check_complete(report: Mapping[str, Any], role: str, source: str) -> None:
         if names:
             count = f"{len(names)} weight{'s' * (len(names) > 1)}"
             raise ValueError(f"{role}: {source!r} {what.format(count)}: {_listed(sorted(names))}; {way_out}")
+
+
+def _mismatch(role: str, source: str, name: str, stored: Sequence[int], wanted: Sequence[int]) -> str:
+    fit = f"{name}: expected {tuple(wanted)}, got {tuple(stored)}"
+    return f"{role}: the weights of {source!r} do not fit its config.json: {fit}"
 
 
 def _listed(names: Sequence[str], most: int = 4) -> str:
@@ -183,8 +194,17 @@ def is_embedded(model: PreTrainedModel) -> bool:
     return Path(model.name_or_path or "") == assets.folder("embedded")
 
 
-def load_tokenizer(source: Any, tokenizer: Any) -> Any:  # noqa: ANN401 - tokenizers have no common base
+def load_tokenizer(
+    source: Any,  # noqa: ANN401 - a name or a model
+    tokenizer: Any,  # noqa: ANN401 - tokenizers have no common base
+    *,
+    trust_remote_code: bool = False,
+    quiet: bool = False,
+) -> Any:  # noqa: ANN401
     """The tokenizer given (an object, folder or hub id), else the one that lies beside the target, else None.
+
+    The original ``state-spaces`` checkpoints come without one and get GPT-NeoX's. Where that cannot be loaded a warning
+    says so, unless ``quiet``.
 
     Raises:
         ValueError: a named tokenizer that cannot be loaded, or a damaged one beside the target.
@@ -193,16 +213,27 @@ def load_tokenizer(source: Any, tokenizer: Any) -> Any:  # noqa: ANN401 - tokeni
         return tokenizer
     if tokenizer is None and isinstance(source, PreTrainedModel):
         return None
-    name = tokenizer or source
-    path = Path(resolve(name))
-    if tokenizer is None and path.is_dir() and not any(any(path.glob(pattern)) for pattern in _TOKENIZER_FILES):
-        return None
+    name = resolve(tokenizer or source)
+    path, original = Path(name), False
+    if tokenizer is None and not any(any(path.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        original = is_original(name)
+        if path.is_dir() and not original:
+            return None
     try:
-        return AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=False)
+        if original:
+            name = state_spaces.TOKENIZER
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception as error:  # tokenizers raises bare Exceptions
-        if tokenizer is None and not path.is_dir():
+        if original and not quiet:
+            warnings.warn(
+                f"tokenizer: {source!r} comes without one, and {name!r}, which it was trained with, cannot be loaded "
+                f"({_reason(error)}); name a folder that holds it as tokenizer (--tokenizer)",
+                SettingWarning,
+                stacklevel=2,
+            )
+        if original or (tokenizer is None and not path.is_dir()):
             return None  # a hub repository without a tokenizer cannot be told from other failures
-        raise ValueError(f"tokenizer: cannot load {name!r}: {_reason(error)}") from error
+        raise ValueError(f"tokenizer: cannot load {tokenizer or source!r}: {_reason(error)}") from error
 
 
 def load_draft(context: Context) -> PreTrainedModel:
@@ -220,9 +251,10 @@ def load_draft(context: Context) -> PreTrainedModel:
         raise ValueError(
             f"draft: {draft!r} was trained for the embedded target only; name a draft model of your target"
         )
-    model = load_model(draft, "draft", target.device, target.dtype)
+    trust = context.trust_remote_code
+    model = load_model(draft, "draft", target.device, target.dtype, trust_remote_code=trust)
     if context.tokenizer is not None and isinstance(draft, str):
-        own = load_tokenizer(draft, None)
+        own = load_tokenizer(draft, None, trust_remote_code=trust, quiet=True)
         if own is not None:
             check_same_tokens(context.tokenizer, own)
     return model

@@ -69,28 +69,27 @@ class MILMixer(nn.Module):
     def forward(
         self,
         hidden_states: Tensor,
-        cache_params: Cache | None = None,
+        cache: Cache | None = None,
         attention_mask: Tensor | None = None,
-        **kwargs: Any,
     ) -> Tensor:
         """[B, T, hidden] to [B, T, hidden]; ``attention_mask`` [B, T] is 0 where a row is padded."""
         step = hidden_states.shape[1] == 1
         # Before the convolution, which makes every later call one that continues.
-        continues = cache_params is not None and cache_params.has_previous_state(self.layer_idx)
+        continues = cache is not None and cache.has_previous_state(self.layer_idx)
         gate, mixed, dt = self.in_proj(_unpadded(hidden_states, attention_mask)).split(
             [self.d_inner, 2 * self.d_xb + self.d_inner, self.num_heads], dim=-1
         )
         if self.shared_before_conv:
             mixed = self._share(mixed)
-        mixed = self._convolve(mixed.transpose(1, 2), cache_params, continues and step).transpose(1, 2)
+        mixed = self._convolve(mixed.transpose(1, 2), cache, continues and step).transpose(1, 2)
         mixed = _unpadded(mixed, attention_mask)
         if not self.shared_before_conv:
             mixed = self._share(mixed)
         x, B, C = (part.unflatten(-1, (self.num_heads, -1)) for part in mixed.split(self.d_inner, dim=-1))
-        if cache_params is not None and continues and step:
-            y = self._scan_step(x, dt, B, C, cache_params)
+        if cache is not None and continues and step:
+            y = self._scan_step(x, dt, B, C, cache)
         else:
-            y = self._scan(x, dt, B, C, cache_params, continues)
+            y = self._scan(x, dt, B, C, cache, continues)
         if self.has_hdim:
             y = y + (x * self.D.unflatten(0, (self.num_heads, -1))).to(y.dtype)
         projected: Tensor = self.out_proj(self.norm(y.flatten(-2), gate).to(hidden_states.dtype))

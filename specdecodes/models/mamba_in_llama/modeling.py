@@ -6,6 +6,7 @@ would pass the cache as ``cache_params``.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -29,6 +30,9 @@ from transformers.utils.output_capturing import capture_outputs
 from specdecodes.models.mamba_in_llama.configuration import MILConfig
 from specdecodes.models.mamba_in_llama.mixer import MILMixer
 
+CACHE = "cache" if "cache" in inspect.signature(LlamaAttention.forward).parameters else "past_key_values"
+"""What transformers calls a cache: the first from 5.24 on."""
+
 
 class MILDecoderLayer(GradientCheckpointingLayer):
     """Llama's layer, whose first half is attention or :class:`MILMixer`; weights are named as in the checkpoints."""
@@ -45,14 +49,14 @@ class MILDecoderLayer(GradientCheckpointingLayer):
         self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None, past_key_values: Cache | None, **kwargs: Any
+        self, hidden_states: Tensor, attention_mask: Tensor | None, cache: Cache | None, **kwargs: Any
     ) -> Tensor:
         """[B, T, hidden] to [B, T, hidden]; ``attention_mask`` is the kind that this layer takes."""
         mixed = self.input_layernorm(hidden_states)
         if self.attends:
-            mixed, _ = self.self_attn(mixed, attention_mask=attention_mask, past_key_values=past_key_values, **kwargs)
+            mixed, _ = self.self_attn(mixed, attention_mask=attention_mask, **{CACHE: cache}, **kwargs)
         else:
-            mixed = self.mamba(mixed, cache_params=past_key_values, attention_mask=attention_mask)
+            mixed = self.mamba(mixed, cache, attention_mask)
         hidden_states = hidden_states + mixed
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
@@ -93,12 +97,11 @@ class MILModel(MILPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | dict[str, Tensor | None] | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """As Llama's; a 4D mask goes to attention alone, a 2D one (padding) to every layer.
+        """As Llama's, the cache named ``CACHE``; a 4D mask goes to attention alone, a 2D one (padding) to every layer.
 
         Raises:
             ValueError: not exactly one of ``input_ids`` and ``inputs_embeds``.
@@ -106,11 +109,12 @@ class MILModel(MILPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("forward: expected one of input_ids and inputs_embeds, got both or neither")
         hidden_states: Tensor = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        cache: Cache | None = kwargs.pop(CACHE, None)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         attends = "full_attention" in self.config.layer_types
         if position_ids is None:  # without attention no layer looks at positions, and no cache counts them
-            past = past_key_values.get_seq_length() if attends and past_key_values is not None else 0
+            past = cache.get_seq_length() if attends and cache is not None else 0
             position_ids = (torch.arange(hidden_states.shape[1], device=hidden_states.device) + past)[None]
         masks: dict[str, Any] = attention_mask if isinstance(attention_mask, dict) else {}
         if not masks:
@@ -118,7 +122,7 @@ class MILModel(MILPreTrainedModel):
                 "config": self.config,
                 "inputs_embeds": hidden_states,
                 "attention_mask": attention_mask,
-                "past_key_values": past_key_values,
+                CACHE: cache,
                 "position_ids": position_ids,
             }
             masks = {"linear_attention": create_recurrent_attention_mask(**about)}
@@ -126,8 +130,9 @@ class MILModel(MILPreTrainedModel):
                 masks["full_attention"] = create_causal_mask(**about)
         kwargs["position_embeddings"] = self.rotary_emb(hidden_states, position_ids=position_ids)
         for layer, kind in zip(self.layers, self.config.layer_types, strict=True):
-            hidden_states = layer(hidden_states, masks[kind], past_key_values, position_ids=position_ids, **kwargs)
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+            hidden_states = layer(hidden_states, masks[kind], cache, position_ids=position_ids, **kwargs)
+        kept: dict[str, Any] = {CACHE: cache}
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **kept)
 
 
 class MILForCausalLM(MILPreTrainedModel, LlamaForCausalLM):
