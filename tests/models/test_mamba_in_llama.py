@@ -167,7 +167,7 @@ def test_the_maths_written_out(name: str) -> None:
 
 
 def test_the_shapes_of_the_published_targets() -> None:
-    """The 8B's: 4 heads share x and B, so that the convolution has 6,144 channels."""
+    """The 8B's: 4 heads share x and B, so that the convolution has 6,144 channels, and replay keeps 12,352 bytes."""
     config = MILConfig(
         hidden_size=4096, num_attention_heads=32, num_key_value_heads=8, num_hidden_layers=1, vocab_size=8
     )
@@ -175,6 +175,9 @@ def test_the_shapes_of_the_published_targets() -> None:
         mixer = MILForCausalLM(config).model.layers[0].mamba
     assert (config.d_inner, config.d_xb, config.ngroups, config.d_state) == (4096, 1024, 32, 128)
     assert mixer.conv1d.weight.shape == (6144, 1, 4)
+    assert (
+        mixer.conv_dim + mixer.num_heads
+    ) * torch.bfloat16.itemsize == 12352  # per node and layer, see test_bytes.py
     assert mixer.in_proj.weight.shape == (4096 + 6144 + 32, 4096)
 
 

@@ -50,16 +50,18 @@ class MILMixer(nn.Module):
         super().__init__()
         assert config.ngroups and config.d_state and config.d_inner and config.d_xb
         self.layer_idx = layer_idx
-        self.num_heads, self.head_dim = config.ngroups, config.d_state
+        self.num_heads, self.head_dim, self.ssm_state_size = config.ngroups, config.d_state, config.d_state
         self.d_inner, self.d_xb = config.d_inner, config.d_xb
         self.shared_before_conv, self.has_hdim = config.repeat_kv_before_conv, config.D_has_hdim
         self.conv_kernel_size, self.chunk_size = config.d_conv, config.chunk_size
         self.time_step_limit = (0.0, float("inf"))
         self.activation = "silu"
-        channels = self.d_inner + 2 * (self.d_inner if self.shared_before_conv else self.d_xb)
+        self.conv_dim = self.d_inner + 2 * (self.d_inner if self.shared_before_conv else self.d_xb)
         projected = 2 * self.d_inner + 2 * self.d_xb + self.num_heads
         self.in_proj = nn.Linear(config.hidden_size, projected, bias=config.bias)
-        self.conv1d = nn.Conv1d(channels, channels, self.conv_kernel_size, groups=channels, bias=config.conv_bias)
+        self.conv1d = nn.Conv1d(
+            self.conv_dim, self.conv_dim, self.conv_kernel_size, groups=self.conv_dim, bias=config.conv_bias
+        )
         self.dt_bias = nn.Parameter(torch.ones(self.num_heads))
         self.A_log = nn.Parameter(torch.zeros(self.num_heads))
         self.D = nn.Parameter(torch.ones(self.d_inner if self.has_hdim else self.num_heads))
