@@ -101,7 +101,7 @@ def load_model(
         check_supported(config)
         _check_weights(path)
     except (OSError, KeyError, ValueError) as error:
-        raise _refusal(error, role, source) from error
+        raise ValueError(f"{role}: cannot load {source!r}: {_reason(error)}") from error
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(  # its annotation knows no report
             path,
@@ -114,14 +114,9 @@ def load_model(
             ignore_mismatched_sizes=True,
         )
     except (pickle.UnpicklingError, SafetensorError, OSError, EOFError, KeyError, RuntimeError, ValueError) as error:
-        if damaged := damaged_file(path):
-            file, reason = damaged
-            raise ValueError(f"{role}: {str(file)!r} is damaged: {reason}; fetch or save it again") from error
-        if isinstance(error, NotImplementedError):  # transformers compares a tied head with embeddings that do not fit
-            size = (config.vocab_size, config.hidden_size)
-            if other := next((i for i in stored_shapes(path) if "embed" in i[0] and i[1] != size), None):
-                raise ValueError(_mismatch(role, source, *other, size)) from error
-        raise _refusal(error, role, source) from error
+        if (reason := _weights_reason(error, role, source, path, config)) is None:
+            raise
+        raise ValueError(reason) from error
     model, report = loaded
     _check_complete(report, role, source)
     if renamed:
@@ -129,15 +124,20 @@ def load_model(
     return model.to(device).eval()
 
 
-def _refusal(error: Exception, role: str, source: str) -> Exception:
-    """What a user reads in the place of ``error``; what is no checkpoint's fault stays as it is."""
+def _weights_reason(error: Exception, role: str, source: str, path: str, config: Any) -> str | None:  # noqa: ANN401
+    """What a user reads in the place of ``error``; None where it is no checkpoint's fault."""
+    if damaged := damaged_file(path):
+        file, reason = damaged
+        return f"{role}: {str(file)!r} is damaged: {reason}; fetch or save it again"
     if isinstance(error, pickle.UnpicklingError):
-        return ValueError(
+        return (
             f"{role}: {source!r} holds a pickle checkpoint that would run code when loaded; convert it to safetensors"
         )
-    if isinstance(error, RuntimeError):
-        return error
-    return ValueError(f"{role}: cannot load {source!r}: {_reason(error)}")
+    if isinstance(error, NotImplementedError):  # transformers compares a tied head with embeddings that do not fit
+        size = (config.vocab_size, config.hidden_size)
+        other = next((i for i in stored_shapes(path) if "embed" in i[0] and i[1] != size), None)
+        return other and _mismatch(role, source, *other, size)
+    return None if isinstance(error, RuntimeError) else f"{role}: cannot load {source!r}: {_reason(error)}"
 
 
 def _existing(source: str, role: str) -> str:
@@ -169,9 +169,10 @@ def _check_complete(report: Mapping[str, Any], role: str, source: str) -> None:
     if mismatched := sorted(report["mismatched_keys"]):
         name, stored, wanted = mismatched[0]
         raise ValueError(_mismatch(role, source, name, stored, wanted))
+    other = "fetch the config.json that belongs to them, or pass a model that you have loaded yourself"
     for names, what, way_out in (
         (report["missing_keys"], "lacks {} that its config.json asks for", "fetch or save all of its files"),
-        (report["unexpected_keys"], "holds {} that its config.json has no place for", "is it another model's config?"),
+        (report["unexpected_keys"], "holds {} that its config.json has no place for", other),
     ):
         if names:
             count = f"{len(names)} weight{'s' * (len(names) > 1)}"
