@@ -38,6 +38,7 @@ class Context:
         tokenizer: the target's tokenizer, or None.
         draft: what the user named with ``draft=``: a folder, a hub id, a loaded model, a component's own word, or None.
         compile: whether the decoder's forwards are compiled.
+        trust_remote_code: whether code that comes with a draft may be run.
         maker: how ``load`` makes components of this decoder; None: each with its own default settings.
         max_slots: slots of the drafter that the tree builder may use in a step, the root's included; None: not known.
     """
@@ -48,6 +49,7 @@ class Context:
     compile: bool = False
     maker: Callable[[str, str], Any] | None = None
     max_slots: int | None = None
+    trust_remote_code: bool = False
 
     def make(self, kind: str, name: str) -> Any:  # noqa: ANN401 - a component
         """Another component for this decoder, for one that is made of others; it gets those settings that it takes.

@@ -15,9 +15,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, T5Config
 
-from specdecodes.testing.toys import VOCAB
+from specdecodes.testing.toys import VOCAB, toy_model
 
 from .conftest import Pair, tokenizer_of
+from .models.checkpoint_files import FORMS, write_weights
 
 CONFIG = LlamaConfig(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4)
 
@@ -73,13 +74,18 @@ class Malicious:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("form", ["torch", "pickle"])
+@pytest.mark.parametrize("form", ["torch", "pickle", "shard"])
 def test_pickle_that_runs_code_is_refused_and_not_run(
     form: str, folder: Path, tmp_path: Path, generate_refused: Callable[..., str]
 ) -> None:
     proof = tmp_path / "it ran"
     weights = folder / "pytorch_model.bin"
-    if form == "torch":
+    if form == "shard":
+        whole = {**toy_model("llama").state_dict()}
+        weights = write_weights(folder, whole, FORMS[3])[1]
+        held = torch.load(weights, weights_only=True)
+        torch.save({**held, next(iter(held)): Malicious(proof)}, weights)
+    elif form == "torch":
         torch.save({"model.embed_tokens.weight": Malicious(proof)}, weights)
     else:
         weights.write_bytes(pickle.dumps(Malicious(proof)))
@@ -99,8 +105,8 @@ def test_code_beside_the_weights_is_refused_and_not_run(tmp_path: Path, generate
     (code / "own.py").write_text(f"import os\nos.mkdir({str(proof)!r})\nclass Own: ...\n")
     (code / "model.safetensors").touch()
     assert generate_refused("--target", str(code)) == (
-        f"target: cannot load '{code}': it comes with code of its own, which is not run; "
-        "use a model that transformers supports"
+        f"target: cannot load '{code}': it comes with code of its own; "
+        "trust_remote_code (--trust-remote-code) runs it, if you trust it"
     )
     assert not proof.exists()
 
@@ -111,13 +117,56 @@ def test_damaged_weights(pair: Pair, tmp_path: Path, generate_refused: Callable[
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     line = generate_refused("--target", str(broken))
-    assert re.fullmatch(rf"target: the weights of '{broken}' are damaged \(.+\); fetch or save them again", line)
+    assert re.fullmatch(rf"target: '{weights}' is damaged: .+; fetch or save it again", line)
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n"
+"""What lies in the place of a large file where git has cloned without LFS."""
+
+
+@pytest.mark.parametrize("damage", ["cut off", "empty", "a pointer"])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_damaged_file_is_named(
+    form: str, damage: str, tmp_path: Path, generate_refused: Callable[..., str]
+) -> None:
+    model, folder = toy_model("llama"), tmp_path / "broken"
+    files = write_weights(folder, model.state_dict(), form)
+    model.config.save_pretrained(folder)
+    broken = files[len(files) // 2]
+    whole = broken.read_bytes()
+    broken.write_bytes({"cut off": whole[:-100], "empty": b"", "a pointer": LFS_POINTER}[damage])
+    line = generate_refused("--target", str(folder))
+    assert re.fullmatch(rf"target: '{broken}' is damaged: .+; fetch or save it again", line)
+
+
+def test_a_damaged_index_is_named(tmp_path: Path, generate_refused: Callable[..., str]) -> None:
+    model, folder = toy_model("llama"), tmp_path / "broken"
+    write_weights(folder, model.state_dict(), FORMS[1])
+    model.config.save_pretrained(folder)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(index.read_text()[:-20])
+    assert generate_refused("--target", str(folder)).startswith(f"target: '{index}' is damaged: ")
+
+
+@pytest.mark.parametrize("form", [FORMS[1], FORMS[3]])
+def test_a_missing_shard_is_named(form: str, tmp_path: Path, generate_refused: Callable[..., str]) -> None:
+    model, folder = toy_model("llama"), tmp_path / "broken"
+    missing = write_weights(folder, model.state_dict(), form)[1]
+    model.config.save_pretrained(folder)
+    missing.unlink()
+    line = generate_refused("--target", str(folder))
+    assert re.fullmatch(rf"target: cannot load '{folder}': .*No such file or directory: '?{missing}'?", line)
 
 
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        ("num_hidden_layers", 4, r"lacks \d+ of the weights that its config.json asks for, first model\.layers\.3\."),
+        (
+            "num_hidden_layers",
+            4,
+            r"lacks 13 weights that its config.json asks for: model\.layers\.3\.\S+, .+ and 9 more",
+        ),
+        ("num_hidden_layers", 2, r"holds 13 weights that its config.json has no place for: model\.layers\.2\.\S+, "),
         ("intermediate_size", 40, r"do not fit its config.json: \S+: expected \(32, 40\), got \(32, 48\)"),
     ],
 )
@@ -129,7 +178,7 @@ def test_weights_of_another_configuration(
     config = json.loads((other / "config.json").read_text())
     config[field] = value
     if field == "num_hidden_layers" and "layer_types" in config:
-        config["layer_types"] = [*config["layer_types"], "linear_attention"]
+        config["layer_types"] = [*config["layer_types"], "linear_attention"][:value]
     (other / "config.json").write_text(json.dumps(config))
     assert re.search(reason, generate_refused("--target", str(other)))
 

@@ -27,6 +27,7 @@ def load_arms(settings: RunSettings, load: Load = load) -> dict[str, Decoder]:
     """
     plans = plan_settings(settings)
     common: dict[str, Any] = {
+        "trust_remote_code": settings.trust_remote_code,
         "compile": settings.compile,
         "max_length": settings.max_length,
         "observers": [Acceptance()],

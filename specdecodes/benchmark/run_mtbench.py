@@ -41,7 +41,8 @@ EXAMPLES = f"""examples:
 """
 
 _SAME = (
-    *("target", "draft", "tokenizer", "dtype", "device", "compile", "max_length", "threads", "questions", "hub_id"),
+    *("target", "draft", "tokenizer", "dtype", "device", "trust_remote_code", "compile", "max_length", "threads"),
+    *("questions", "hub_id"),
     *("raw", "prompt_tokens", "start", "end", "max_questions", "repeat", "warmup", "perplexity"),
     *("out_dir", "log_dir", "resume", "lossless_only"),
 )

@@ -56,7 +56,7 @@ class ScoreSettings:
     """What is scored; the command line's flags have the same names.
 
     Attributes:
-        target, tokenizer, device, dtype: as for :func:`specdecodes.load`.
+        target, tokenizer, device, dtype, trust_remote_code: as for :func:`specdecodes.load`.
         drafts: drafters as ``draft`` of :func:`specdecodes.load`; none: those that ship with the embedded target.
         max_length: as for :func:`specdecodes.load`; a text or answer that does not fit is left out.
         dataset, split, field: see :func:`specdecodes.data.texts`.
@@ -77,6 +77,7 @@ class ScoreSettings:
     tokenizer: Any = None
     device: str | None = None
     dtype: str | None = None
+    trust_remote_code: bool = False
     max_length: int | None = None
     dataset: str = EMBEDDED
     split: str | None = None
@@ -189,7 +190,7 @@ def score(settings: ScoreSettings, *, load: Callable[..., Decoder] = load) -> Sc
         limit=DEFAULT_COUNT if settings.end is None and settings.limit is None else settings.limit,
         first_turn=settings.on == "answers",
     )
-    common = {"device": settings.device, "dtype": settings.dtype, "max_length": settings.max_length}
+    common = {name: getattr(settings, name) for name in ("device", "dtype", "trust_remote_code", "max_length")}
     plain = load(settings.target, mode="naive", tokenizer=settings.tokenizer, **common)
     if plain.tokenizer is None:
         raise ValueError("tokenizer: expected one beside the target, got none; name one with --tokenizer")
@@ -255,6 +256,7 @@ class _Drafter:
             draft,
             "sd",
             tokenizer=plain.tokenizer,
+            trust_remote_code=settings.trust_remote_code,
             max_length=settings.max_length,
             depth=settings.depth,
         )

@@ -30,7 +30,7 @@ class RunSettings:
             :func:`specdecodes.benchmark.questions.load_questions`.
         max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty: see :class:`SamplingParams`.
         seed: every answer's seed follows from it; all modes get the same one for the same turn.
-        dtype, device, compile, max_length: as for :func:`specdecodes.load`, for the baseline too.
+        dtype, device, trust_remote_code, compile, max_length: as for :func:`specdecodes.load`, for the baseline too.
         threads: torch's (None: as is).
         repeat: answers per turn and mode. warmup: rounds before measuring.
         perplexity: also score every answer with the target (outside the clock).
@@ -66,6 +66,7 @@ class RunSettings:
     seed: int = 0
     dtype: str | None = None
     device: str | None = None
+    trust_remote_code: bool = False
     compile: bool = False
     max_length: int | None = None
     threads: int | None = None

@@ -56,7 +56,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def add_target_arguments(group: argparse._ArgumentGroup) -> None:
-    """Add what says which target runs where: ``target``, ``tokenizer``, ``device``, ``dtype``."""
+    """Add what says which target runs where: ``target``, ``tokenizer``, ``device``, ``dtype``, whose code may run."""
     group.add_argument(
         "--target",
         "--model_target",
@@ -67,11 +67,21 @@ def add_target_arguments(group: argparse._ArgumentGroup) -> None:
         metavar="NAME",
         help="a folder, a hub id, or 'embedded' (default)",
     )
-    group.add_argument("--tokenizer", metavar="NAME", help="a folder or hub id (default: the one beside the target)")
+    add_tokenizer_arguments(group)
     group.add_argument("--device", help="cpu or cuda[:N] (default: cuda where there is one)")
     group.add_argument(
         "--dtype",
         help="float32, bfloat16, float16, float64 (default: float32 on a CPU, the checkpoint's own on a GPU)",
+    )
+
+
+def add_tokenizer_arguments(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
+    """Add ``tokenizer`` and ``trust_remote_code``."""
+    group.add_argument("--tokenizer", metavar="NAME", help="a folder or hub id (default: the one beside the target)")
+    group.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run the code that a model or tokenizer comes with (default: never)",
     )
 
 
@@ -174,6 +184,7 @@ def load_from(args: argparse.Namespace, **extra: Any) -> Decoder:
         tokenizer=args.tokenizer,
         device=args.device,
         dtype=args.dtype,
+        trust_remote_code=args.trust_remote_code,
         compile=args.compile,
         max_length=args.max_length,
         lossless_only=args.lossless_only,

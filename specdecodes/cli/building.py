@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from specdecodes.cli.arguments import OneLineParser, add_text_arguments, check_out
+from specdecodes.cli.arguments import OneLineParser, add_text_arguments, add_tokenizer_arguments, check_out
 from specdecodes.models.loading import load_tokenizer, tokenizer_fingerprint
 from specdecodes.plugins.drafters.corpus import read_corpus
 
@@ -36,7 +36,7 @@ def add_build_arguments(parser: OneLineParser, *, makes: str, out: str) -> None:
     parser.add_argument("action", choices=["build"], metavar="build", help=makes)
     add_text_arguments(parser, "--corpus", limit=None, required=True)
     parser.add_argument("--target", default="embedded", metavar="NAME", help="a folder, a hub id (default: embedded)")
-    parser.add_argument("--tokenizer", metavar="NAME", help="a folder or hub id (default: the one beside the target)")
+    add_tokenizer_arguments(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help=out)
 
 
@@ -47,7 +47,7 @@ def read(args: argparse.Namespace) -> Corpus:
         ValueError: no tokenizer, a corpus that cannot be read or holds no text, a place where no file can be.
     """
     check_out(args.out)
-    tokenizer = load_tokenizer(args.target, args.tokenizer)
+    tokenizer = load_tokenizer(args.target, args.tokenizer, trust_remote_code=args.trust_remote_code)
     if tokenizer is None:
         raise ValueError(f"--target: expected a model with a tokenizer, got {args.target!r}; name one with --tokenizer")
     found = read_corpus(args.corpus, tokenizer, split=args.split, field=args.field, limit=args.limit)

@@ -41,7 +41,8 @@ WIDTH = 120
 """Columns of the table where the output is no terminal."""
 
 SAME = (
-    *("target", "tokenizer", "device", "dtype", "max_length", "dataset", "split", "field", "start", "end", "limit"),
+    *("target", "tokenizer", "device", "dtype", "trust_remote_code", "max_length"),
+    *("dataset", "split", "field", "start", "end", "limit"),
     *("on", "temperature", "max_tokens", "prompt_tokens", "depth", "ranks", "chat", "measure", "seed"),
 )
 """Flags that go into the settings as they are."""

@@ -96,7 +96,10 @@ def run(args: argparse.Namespace, arguments: Sequence[str]) -> None:
     print(f"recipe: {args.out}")
 
 
-_SAME = ("target", "tokenizer", "device", "dtype", "compile", "max_nodes", "max_depth", "width")
+_SAME = (
+    *("target", "tokenizer", "device", "dtype", "trust_remote_code", "compile"),
+    *("max_nodes", "max_depth", "width"),
+)
 """Flags that go into the settings as they are."""
 
 

@@ -33,6 +33,7 @@ def load(
     build_tree: Any = None,  # noqa: ANN401
     verify: Any = None,  # noqa: ANN401
     commit_state: Any = None,  # noqa: ANN401
+    trust_remote_code: bool = False,
     compile: bool = False,
     max_length: int | None = None,
     lossless_only: bool = False,
@@ -48,6 +49,7 @@ def load(
         tokenizer: an object, folder or hub id; default: the one beside the target.
         device, dtype: default: CUDA where there is one; float32 on a CPU, the checkpoint's own on a GPU.
         propose, build_tree, verify, commit_state: replace one part of the mode each: a component's name or an object.
+        trust_remote_code: run code that comes with a checkpoint or a tokenizer; the default never does.
         compile: compile the forwards with ``torch.compile`` (static caches; the first steps take long).
         max_length: tokens that a static cache can hold, prompt included; default: grow as needed.
         lossless_only: refuse a mode in which a lossy verifier decides at any temperature.
@@ -65,7 +67,7 @@ def load(
     if max_length is not None and max_length < 1:
         raise ValueError(f"max_length: expected at least 1 token, got {max_length}; leave it out to grow as needed")
     where = parse_device(device)
-    model = load_model(target, "target", where, parse_dtype(dtype, where))
+    model = load_model(target, "target", where, parse_dtype(dtype, where), trust_remote_code=trust_remote_code)
     runner = Target(model, compile=compile, max_length=max_length)
     runner.is_embedded = is_embedded(model)
     if _checked.get(model) != model.dtype:
@@ -75,7 +77,8 @@ def load(
     if decision.check is not None:
         decision.check(runner)
     chosen, draft = decision.mode, decision.draft if draft is None else draft
-    context = Context(runner, load_tokenizer(target, tokenizer), draft, compile)
+    found = load_tokenizer(target, tokenizer, trust_remote_code=trust_remote_code)
+    context = Context(runner, found, draft, compile, trust_remote_code=trust_remote_code)
     parts = _Parts(components, chosen, context, settings)
     parts.known |= set(components.get("mode", mode).settings)
     drafting = parts.drafting(propose)

@@ -39,6 +39,7 @@ SUPPORTED = {
     "gpt2": "attention",
     "opt": "attention",
     "deepseek_v3": "latent attention",
+    "mamba_in_llama": "Mamba-2 and attention",
 }
 """model_type to what its layers are."""
 
@@ -90,6 +91,12 @@ class Signature:
         return any(self.windows.values())
 
 
+def family_of(config: Any) -> str:  # noqa: ANN401 - a transformers config
+    """The model_type that ``SUPPORTED`` knows ``config`` under: its own, or that of the stock class it derives from."""
+    names = [getattr(kind, "model_type", "") for kind in type(config).__mro__]
+    return next((name for name in names if name in SUPPORTED), getattr(config, "model_type", "?"))
+
+
 def check_supported(config: Any) -> None:  # noqa: ANN401 - a transformers config
     """Refuse what cannot work, by name.
 
@@ -98,7 +105,7 @@ def check_supported(config: Any) -> None:  # noqa: ANN401 - a transformers confi
             in prefill but not in steps, attention in both directions, an attention implementation that cannot take
             a tree mask.
     """
-    kind = getattr(config, "model_type", "?")
+    kind = family_of(config)
     if getattr(config, "is_encoder_decoder", False):
         raise RefusedError(f"model: expected a decoder-only causal model, got the encoder-decoder family {kind!r}")
     if kind not in SUPPORTED:
@@ -141,9 +148,10 @@ def signature_of(model: PreTrainedModel) -> Signature:
 
 def _attends(config: Any) -> bool:  # noqa: ANN401
     """Whether any layer of this very configuration attends."""
-    if "attention" not in SUPPORTED[config.model_type]:
+    layers = SUPPORTED[family_of(config)]
+    if "attention" not in layers:
         return False
-    if "beside" in SUPPORTED[config.model_type]:
+    if "beside" in layers:
         return True
     kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
     return kinds is None or any(k in ("attention", "hybrid", FULL, SLIDING) for k in kinds)

@@ -6,15 +6,19 @@ import hashlib
 import json
 import pickle
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from specdecodes import assets
+from specdecodes.core.settings import SettingWarning
+from specdecodes.models import state_spaces
+from specdecodes.models.checkpoints import WEIGHT_FILES, damaged_file, is_original, read_config, stored_shapes
 from specdecodes.models.families import RefusedError, check_supported
 
 if TYPE_CHECKING:
@@ -32,7 +36,6 @@ DTYPES = {
 }
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
-_WEIGHT_FILES = ("*.safetensors", "*.bin")
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
 
 
@@ -75,9 +78,16 @@ def parse_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.
 
 
 def load_model(
-    source: str | PreTrainedModel, role: str, device: torch.device, dtype: torch.dtype | str
+    source: str | PreTrainedModel,
+    role: str,
+    device: torch.device,
+    dtype: torch.dtype | str,
+    *,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """Load a causal model for inference; an object is taken as it is. Code that comes with a checkpoint is never run.
+    """Load a causal model for inference; an object is taken as it is.
+
+    Code that comes with a checkpoint is run with ``trust_remote_code`` alone.
 
     Raises:
         ValueError: one line naming ``role`` (target or draft), what is wrong and the way out; a RefusedError where
@@ -88,25 +98,48 @@ def load_model(
         return source.eval()
     path = _existing(source, role)
     try:
-        check_supported(AutoConfig.from_pretrained(path, trust_remote_code=False))
+        config, renamed = read_config(path, trust_remote_code=trust_remote_code)
+        check_supported(config)
         _check_weights(path)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(  # its annotation knows no report
-            path, dtype=dtype, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{role}: {source!r} holds a pickle checkpoint that would run code when loaded; convert it to safetensors"
-        ) from error
-    except SafetensorError as error:
-        raise ValueError(
-            f"{role}: the weights of {source!r} are damaged ({error}); fetch or save them again"
-        ) from error
     except (OSError, KeyError, ValueError) as error:
         kind = RefusedError if isinstance(error, RefusedError) else ValueError
         raise kind(f"{role}: cannot load {source!r}: {_reason(error)}") from error
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(  # its annotation knows no report
+            path,
+            config=config,
+            dtype=dtype,
+            key_mapping=renamed or None,
+            trust_remote_code=trust_remote_code,
+            weights_only=True,  # a pickle's numbers, and no code
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except (pickle.UnpicklingError, SafetensorError, OSError, EOFError, KeyError, RuntimeError, ValueError) as error:
+        if (reason := _weights_reason(error, role, source, path, config)) is None:
+            raise
+        raise ValueError(reason) from error
     model, report = loaded
     _check_complete(report, role, source)
+    if renamed:
+        model._weight_conversions = None  # or it would be saved under the old names
     return model.to(device).eval()
+
+
+def _weights_reason(error: Exception, role: str, source: str, path: str, config: Any) -> str | None:  # noqa: ANN401
+    """What a user reads in the place of ``error``; None where it is no checkpoint's fault."""
+    if damaged := damaged_file(path):
+        file, reason = damaged
+        return f"{role}: {str(file)!r} is damaged: {reason}; fetch or save it again"
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            f"{role}: {source!r} holds a pickle checkpoint that would run code when loaded; convert it to safetensors"
+        )
+    if isinstance(error, NotImplementedError):  # transformers compares a tied head with embeddings that do not fit
+        size = (config.vocab_size, config.hidden_size)
+        other = next((i for i in stored_shapes(path) if "embed" in i[0] and i[1] != size), None)
+        return other and _mismatch(role, source, *other, size)
+    return None if isinstance(error, RuntimeError) else f"{role}: cannot load {source!r}: {_reason(error)}"
 
 
 def _existing(source: str, role: str) -> str:
@@ -129,23 +162,34 @@ def _existing(source: str, role: str) -> str:
 
 def _check_weights(path: str) -> None:
     folder = Path(path)
-    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _WEIGHT_FILES):
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES):
         raise ValueError("it holds no weights; expected model.safetensors, or its shards, beside config.json")
 
 
 def _check_complete(report: Mapping[str, Any], role: str, source: str) -> None:
-    """Refuse a checkpoint that leaves weights as they were drawn at random."""
+    """Refuse a checkpoint that leaves weights as they were drawn at random, or has some that nothing uses."""
     if mismatched := sorted(report["mismatched_keys"]):
         name, stored, wanted = mismatched[0]
-        raise ValueError(
-            f"{role}: the weights of {source!r} do not fit its config.json: "
-            f"{name}: expected {tuple(wanted)}, got {tuple(stored)}"
-        )
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(
-            f"{role}: {source!r} lacks {len(missing)} of the weights that its config.json asks for, "
-            f"first {missing[0]}; fetch or save all of its files"
-        )
+        raise ValueError(_mismatch(role, source, name, stored, wanted))
+    other = "fetch the config.json that belongs to them, or pass a model that you have loaded yourself"
+    for names, what, way_out in (
+        (report["missing_keys"], "lacks {} that its config.json asks for", "fetch or save all of its files"),
+        (report["unexpected_keys"], "holds {} that its config.json has no place for", other),
+    ):
+        if names:
+            count = f"{len(names)} weight{'s' * (len(names) > 1)}"
+            raise ValueError(f"{role}: {source!r} {what.format(count)}: {_listed(sorted(names))}; {way_out}")
+
+
+def _mismatch(role: str, source: str, name: str, stored: Sequence[int], wanted: Sequence[int]) -> str:
+    fit = f"{name}: expected {tuple(wanted)}, got {tuple(stored)}"
+    return f"{role}: the weights of {source!r} do not fit its config.json: {fit}"
+
+
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    """The first of ``names``, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def is_embedded(model: PreTrainedModel) -> bool:
@@ -153,8 +197,17 @@ def is_embedded(model: PreTrainedModel) -> bool:
     return Path(model.name_or_path or "") == assets.folder("embedded")
 
 
-def load_tokenizer(source: Any, tokenizer: Any) -> Any:  # noqa: ANN401 - tokenizers have no common base
+def load_tokenizer(
+    source: Any,  # noqa: ANN401 - a name or a model
+    tokenizer: Any,  # noqa: ANN401 - tokenizers have no common base
+    *,
+    trust_remote_code: bool = False,
+    quiet: bool = False,
+) -> Any:  # noqa: ANN401
     """The tokenizer given (an object, folder or hub id), else the one that lies beside the target, else None.
+
+    The original ``state-spaces`` checkpoints come without one and get GPT-NeoX's. Where that cannot be loaded a warning
+    says so, unless ``quiet``.
 
     Raises:
         ValueError: a named tokenizer that cannot be loaded, or a damaged one beside the target.
@@ -163,16 +216,27 @@ def load_tokenizer(source: Any, tokenizer: Any) -> Any:  # noqa: ANN401 - tokeni
         return tokenizer
     if tokenizer is None and isinstance(source, PreTrainedModel):
         return None
-    name = tokenizer or source
-    path = Path(resolve(name))
-    if tokenizer is None and path.is_dir() and not any(any(path.glob(pattern)) for pattern in _TOKENIZER_FILES):
-        return None
+    name = resolve(tokenizer or source)
+    path, original = Path(name), False
+    if tokenizer is None and not any(any(path.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        original = is_original(name)
+        if path.is_dir() and not original:
+            return None
     try:
-        return AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=False)
+        if original:
+            name = state_spaces.TOKENIZER
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception as error:  # tokenizers raises bare Exceptions
-        if tokenizer is None and not path.is_dir():
+        if original and not quiet:
+            warnings.warn(
+                f"tokenizer: {source!r} comes without one, and {name!r}, which it was trained with, cannot be loaded "
+                f"({_reason(error)}); name a folder that holds it as tokenizer (--tokenizer)",
+                SettingWarning,
+                stacklevel=2,
+            )
+        if original or (tokenizer is None and not path.is_dir()):
             return None  # a hub repository without a tokenizer cannot be told from other failures
-        raise ValueError(f"tokenizer: cannot load {name!r}: {_reason(error)}") from error
+        raise ValueError(f"tokenizer: cannot load {tokenizer or source!r}: {_reason(error)}") from error
 
 
 def load_draft(context: Context) -> PreTrainedModel:
@@ -190,9 +254,10 @@ def load_draft(context: Context) -> PreTrainedModel:
         raise ValueError(
             f"draft: {draft!r} was trained for the embedded target only; name a draft model of your target"
         )
-    model = load_model(draft, "draft", target.device, target.dtype)
+    trust = context.trust_remote_code
+    model = load_model(draft, "draft", target.device, target.dtype, trust_remote_code=trust)
     if context.tokenizer is not None and isinstance(draft, str):
-        own = load_tokenizer(draft, None)
+        own = load_tokenizer(draft, None, trust_remote_code=trust, quiet=True)
         if own is not None:
             check_same_tokens(context.tokenizer, own)
     return model
@@ -228,5 +293,5 @@ def resolve(source: str) -> str:
 def _reason(error: BaseException) -> str:
     """The first line of a library's message, which names no flag of its own."""
     if "trust_remote_code" in str(error):
-        return "it comes with code of its own, which is not run; use a model that transformers supports"
+        return "it comes with code of its own; trust_remote_code (--trust-remote-code) runs it, if you trust it"
     return str(error).strip().split("\n", 1)[0].removeprefix("model: ")

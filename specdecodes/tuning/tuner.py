@@ -31,7 +31,7 @@ class TuneSettings:
     """What is tuned, and how long it may take.
 
     Attributes:
-        target, tokenizer, dtype, device, compile: as for :func:`specdecodes.load`.
+        target, tokenizer, dtype, device, trust_remote_code, compile: as for :func:`specdecodes.load`.
         drafts: what ``draft=`` may name, each tried; None stands for a mode's own drafter.
         max_new_tokens: per answer. sampling: temperature and so on; greedy by default.
         max_nodes, max_depth, width: limits of trees: nodes (root included), levels, children of a node.
@@ -42,6 +42,7 @@ class TuneSettings:
     tokenizer: Any = None
     dtype: str | None = None
     device: str | None = None
+    trust_remote_code: bool = False
     compile: bool = False
     max_new_tokens: int = 96
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -184,7 +185,8 @@ class Tuner:
         )
 
     def _load(self, target: Any, draft: str | None = None, **settings: Any) -> Decoder:  # noqa: ANN401
-        return load(target, draft, compile=self.settings.compile, **settings)
+        trust, compile = self.settings.trust_remote_code, self.settings.compile
+        return load(target, draft, trust_remote_code=trust, compile=compile, **settings)
 
     def _with(self, draft: str | None, mode: str, **settings: Any) -> Decoder:
         return self._load(self.plain.target.model, draft, mode=mode, tokenizer=self.plain.tokenizer, **settings)

@@ -39,6 +39,8 @@ from transformers import (
     ZambaConfig,
 )
 
+from specdecodes.models.mamba_in_llama import MILConfig
+
 VOCAB = 97
 HIDDEN = 32
 ENDS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False}
@@ -195,6 +197,14 @@ FAMILIES: dict[str, Family] = {
         lambda: _nemotron_h("linear_attention", "moe", "full_attention", "linear_attention"), lifts=False, clamps=True
     ),
     "zamba2": Family(_zamba2, clamps=True),
+    "mamba_in_llama": Family(
+        lambda: MILConfig(**{**PLAIN, "num_hidden_layers": 3}, attn_layers=[1], d_conv=3, chunk_size=8)
+    ),
+    # A draft: no attention at all, and the other way round in all that a checkpoint may choose.
+    "mamba_in_llama-draft": Family(
+        lambda: MILConfig(**PLAIN, repeat_kv_before_conv=True, D_has_hdim=True, conv_bias=False, chunk_size=8),
+        attention=False,
+    ),
     "mamba": Family(lambda: MambaConfig(**SMALL, **S6), recurrence="s6", attention=False, attention_kind="eager"),
     "falcon_mamba": Family(
         lambda: FalconMambaConfig(**SMALL, **S6, conv_kernel=3, use_bias=True, use_conv_bias=False),

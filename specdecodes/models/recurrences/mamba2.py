@@ -122,14 +122,19 @@ class Mamba2Stack(RecurrentStack):
         self.heads, self.head_dim, self.state_dim = some(self.states).shape[2:]
         self.groups, self.softplus = first.groups, first.softplus
         # A jump needs x and B, the first channels of the conv; C is for outputs only.
-        self.weight, self.bias = self.path_weights(self.heads * self.head_dim + self.groups * self.state_dim)
+        sizes = (self.heads * self.head_dim, self.groups * self.state_dim)
+        needed = self.channels - sizes[1]
+        # MambaInLlama has x and B once for several heads, as grouped queries share keys, and repeats them for the scan.
+        self.shared = sum(sizes) // needed
+        self.sizes = [size // self.shared for size in sizes]
+        self.weight, self.bias = self.path_weights(needed)
         self.A = torch.stack([some(layer.A) for layer in layers])[:, None, None]
         self.dt_bias = (
             None if first.dt_bias is None else torch.stack([some(layer.dt_bias) for layer in layers])[:, None, None]
         )
 
         known = (self.windows.dtype, self.weight.dtype, self.A.dtype) == (torch.float32,) * 3
-        known = known and self.activation in (None, *SILU)
+        known = known and self.activation in (None, *SILU) and self.shared == 1
         self._in_one_call = known and native.serves(self.windows.device.type, self.windows.dtype)
 
     def jump(self, path: Tensor, inputs: Tensor, *kept: Tensor) -> None:
@@ -147,9 +152,11 @@ class Mamba2Stack(RecurrentStack):
     def move_states(self, joined: Tensor, kept: tuple[Tensor, ...], valid: Tensor) -> None:
         """See the base; ``kept``: raw step sizes [layers, B, D, H]."""
         mixed = self.path_conv(joined, self.weight, self.bias)
-        x, B = mixed.split([self.heads * self.head_dim, self.groups * self.state_dim], dim=-1)
+        x, B = mixed.split(self.sizes, dim=-1)
         steps = discretize(kept[0], self.dt_bias, NO_LIMIT, self.softplus) * valid[None, :, :, None]
-        x, B = x.unflatten(-1, (self.heads, self.head_dim)), B.unflatten(-1, (self.groups, self.state_dim))
+        x, B = x.unflatten(-1, (-1, self.head_dim)), B.unflatten(-1, (-1, self.state_dim))
+        if self.shared > 1:
+            x, B = (part.repeat_interleave(self.shared, dim=-2) for part in (x, B))
         jump_(some(self.states), x, steps, self.A, B)
 
     def kept_bytes(self, itemsize: int) -> int:
