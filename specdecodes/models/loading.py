@@ -16,6 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from specdecodes import assets
 from specdecodes.models.families import check_supported
+from specdecodes.models.target import Target
+from specdecodes.plugin import nearest, registry
 
 if TYPE_CHECKING:
     from specdecodes.plugin import Context
@@ -85,6 +87,10 @@ def load_model(
     if isinstance(source, PreTrainedModel):
         check_supported(source.config)
         return source.eval()
+    if not isinstance(source, str):
+        raise ValueError(
+            f"{role}: expected a folder, a hub id or a transformers.PreTrainedModel, got {type(source).__name__}"
+        )
     path = _existing(source, role)
     try:
         check_supported(AutoConfig.from_pretrained(path, trust_remote_code=False))
@@ -100,8 +106,8 @@ def load_model(
         raise ValueError(
             f"{role}: the weights of {source!r} are damaged ({error}); fetch or save them again"
         ) from error
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{role}: cannot load {source!r}: {_reason(error)}") from error
+    except Exception as error:  # a damaged config.json or checkpoint fails with errors of every kind
+        raise ValueError(f"{role}: cannot load {source!r}: {_reason(error)}{_way_out(role, source)}") from error
     model, report = loaded
     _check_complete(report, role, source)
     return model.to(device).eval()
@@ -118,11 +124,24 @@ def _existing(source: str, role: str) -> str:
         raise ValueError(f"{role}: this copy of specdecodes comes without {source!r}; name a model folder or a hub id")
     if not source or not path.is_dir():
         if not _HUB_ID.fullmatch(source):
-            raise ValueError(f"{role}: expected a folder, a hub id or 'embedded', got {source!r}; no such folder")
+            raise ValueError(_no_folder(role, source))
         return source
     if not (path / "config.json").exists():
         raise ValueError(f"{role}: the folder {source!r} has no config.json; expected a Hugging Face model folder")
     return str(path)
+
+
+def _no_folder(role: str, source: str) -> str:
+    return f"{role}: expected a folder, a hub id or 'embedded', got {source!r}; no such folder"
+
+
+def _way_out(role: str, source: str) -> str:
+    """What to do where ``source``, no folder, is not found on the hub either; nothing for a folder."""
+    if Path(source).is_dir():
+        return ""
+    known = {"target": ["embedded"], "draft": [*assets.DRAFTS, *registry().names("drafter")]}[role]
+    near = nearest(source, known)
+    return f"; did you mean {near!r}?" if near else "; check the name, or name a folder that holds the model"
 
 
 def _check_weights(path: str) -> None:
@@ -161,16 +180,24 @@ def load_tokenizer(source: Any, tokenizer: Any) -> Any:  # noqa: ANN401 - tokeni
         return tokenizer
     if tokenizer is None and isinstance(source, PreTrainedModel):
         return None
-    name = tokenizer or source
+    name = source if tokenizer is None else tokenizer
     path = Path(resolve(name))
-    if tokenizer is None and path.is_dir() and not any(any(path.glob(pattern)) for pattern in _TOKENIZER_FILES):
+    if tokenizer is None and path.is_dir() and not _has_tokenizer(path):
         return None
+    if not _HUB_ID.fullmatch(name) and not (name and path.is_dir()):
+        raise ValueError(_no_folder("tokenizer", name))
+    if path.is_dir() and not _has_tokenizer(path):
+        raise ValueError(f"tokenizer: the folder {name!r} holds none; expected tokenizer.json or its like")
     try:
         return AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exceptions
         if tokenizer is None and not path.is_dir():
             return None  # a hub repository without a tokenizer cannot be told from other failures
         raise ValueError(f"tokenizer: cannot load {name!r}: {_reason(error)}") from error
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES)
 
 
 def load_draft(context: Context) -> PreTrainedModel:
@@ -193,6 +220,8 @@ def load_draft(context: Context) -> PreTrainedModel:
         own = load_tokenizer(draft, None)
         if own is not None:
             check_same_tokens(context.tokenizer, own)
+    if not bool(Target(model).prefill(torch.tensor([[0]], device=model.device)).isfinite().all()):
+        raise ValueError("draft: its logits are not finite; are its weights intact?")
     return model
 
 
@@ -227,4 +256,7 @@ def _reason(error: BaseException) -> str:
     """The first line of a library's message, which names no flag of its own."""
     if "trust_remote_code" in str(error):
         return "it comes with code of its own, which is not run; use a model that transformers supports"
-    return str(error).strip().split("\n", 1)[0].removeprefix("model: ")
+    line = str(error).strip().split("\n", 1)[0].removeprefix("model: ").removesuffix(".")
+    if isinstance(error, OSError | ValueError) and not isinstance(error, UnicodeError):
+        return line
+    return f"config.json or another of its files is damaged ({type(error).__name__}: {line})"

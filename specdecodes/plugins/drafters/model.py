@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from specdecodes.core.sampling import best_tokens
-from specdecodes.core.tree import Tree, Verdict
+from specdecodes.core.tree import MAX_NODES, Tree, Verdict
 from specdecodes.hookspecs import hookimpl
 from specdecodes.models.slots import SlotRunner
 
@@ -30,6 +31,8 @@ class ModelDrafter:
     def __init__(self, context: Context, *, max_slots: int = 64) -> None:
         from specdecodes.models.loading import load_draft
 
+        if not 1 <= max_slots <= MAX_NODES:
+            raise ValueError(f"max_slots: expected 1 to {MAX_NODES} nodes, got {max_slots}")
         model = load_draft(context)
         # Past the target's own limit the draft needs room for its slots.
         self.runner = SlotRunner(model, max_slots=max_slots, compile=context.compile)
@@ -88,6 +91,9 @@ class ModelProposal:
     def topk(self, slots: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """See :meth:`Proposal.topk`."""
         rows = self.logq(slots)
+        if (missing := k - rows.shape[-1]) > 0:
+            tokens, logq = self.topk(slots, rows.shape[-1])
+            return pad(tokens, (0, missing), value=-1), pad(logq, (0, missing), value=float("-inf"))
         if k == 1:  # of equals the first, as greedy verification does; torch.topk takes any, and bfloat16 has many ties
             best = best_tokens(rows)[..., None]
             return best, rows.gather(-1, best)
@@ -115,6 +121,6 @@ class ModelProposal:
         size = self._drafter.vocab_size
         if logits.shape[-1] != size:  # padded vocabularies of different width
             extra = size - logits.shape[-1]
-            logits = torch.nn.functional.pad(logits, (0, extra), value=float("-inf"))
+            logits = pad(logits, (0, extra), value=float("-inf"))
         scores = pipeline(logits, [self._prefixes[slot] for slot in slots] if pipeline.needs_prefix else None)
         return scores.log_softmax(-1) if pipeline.greedy else scores

@@ -156,7 +156,9 @@ def test_draft_logits_go_through_the_same_processors():
 
 def test_a_tree_larger_than_the_slots_is_refused():
     decoder = load(toy_model("llama"), toy_model("llama"), "sd", depth=6, max_slots=4)
-    with pytest.raises(ValueError, match="draft tree: expected at most 4 slots, got 5"):
+    with pytest.raises(
+        ValueError, match="max_slots: expected a tree that expands at most 4 nodes, the root included, got 5; "
+    ):
         decoder.generate(toy_prompt(4), max_new_tokens=20)
 
 
