@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import gzip
-import json
 import reprlib
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +11,9 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
+
+from specdecodes.benchmark.journal import parse_json
+from specdecodes.plugin import nearest
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,10 @@ def _texts(source: str, split: str | None, field: str | None, first_turn: bool) 
         raise ValueError(f"split: expected none with {source!r}, got {split!r}; it goes with {', '.join(SETS)}")
     path = QUESTIONS if source == EMBEDDED else Path(source)
     if not source or not path.exists():
-        close = difflib.get_close_matches(source, KNOWN, n=1)
+        near = nearest(source, KNOWN)
         raise ValueError(
             f"dataset: expected one of {', '.join(KNOWN)}, or the path of a text or JSONL file or of a folder, "
-            f"got {source!r}, which is none; {f'did you mean {close[0]!r}?' if close else 'check the path'}"
+            f"got {source!r}, which is none; {'check the path' if near is None else f'did you mean {near!r}?'}"
         )
     kind = Path(path.stem if path.suffix == ".gz" else path.name).suffix
     if kind in (".json", ".jsonl"):
@@ -186,7 +187,7 @@ def _of_json_file(path: Path) -> Iterator[tuple[str, object]]:
             return
         text = first + file.read()
     try:
-        records = json.loads(text)
+        records = parse_json(text)
     except ValueError as error:
         raise ValueError(f"{path}: expected a JSON list of records, got {error}; correct the file") from error
     yield from ((f"record {number}", record) for number, record in enumerate(records, 1))
@@ -216,7 +217,7 @@ def json_lines(name: str, lines: Iterable[str]) -> Iterator[tuple[int, object]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError as error:
             raise ValueError(
                 f"{name}: line {number}: expected one JSON object per line, got {reprlib.repr(line)} ({error}); "

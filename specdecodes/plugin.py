@@ -177,6 +177,8 @@ class Registry:
         Raises:
             ValueError: unknown; the message suggests a near name and lists all.
         """
+        if not isinstance(name, str):
+            raise ValueError(f"{kind}: expected a name, got {type(name).__name__}")
         component = self._components.get((kind, name))
         if component is None:
             raise ValueError(unknown(kind, name, [key for k, key in self._components if k == kind]))
@@ -228,9 +230,16 @@ def mode_label(components: Registry, name: str) -> str:
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The message for an unknown name: a near one, then the sorted list."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}"
+    near = nearest(name, known)
+    hint = "" if near is None else f"did you mean {near!r}? "
+    return f"unknown {kind} {name!r}; {hint}known: {', '.join(known) or '(none)'}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Which of ``known`` was probably meant by ``name``, in whatever case; None where none is near."""
+    folded = {other.casefold(): other for other in known}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return folded[near[0]] if near else None
 
 
 @cache
@@ -314,8 +323,11 @@ class Hooks:
                 raise ValueError(
                     f"plugins: expected exactly one implementation of {phase}, got {len(owners)} ({', '.join(owners)})"
                 )
-        if "commit_state" in phases and not any(not _wraps(i) for i in manager.hook.commit_state.get_hookimpls()):
-            raise ValueError("plugins: expected a state back-end that implements commit_state, got none")
+        if "commit_state" in phases:
+            committing = [i.plugin_name for i in manager.hook.commit_state.get_hookimpls() if not _wraps(i)]
+            # A drafter that commits its own state cannot stand in for a back-end that does not commit the target's.
+            if not committing or ("state" in plugins and "state" not in committing):
+                raise ValueError("plugins: expected a state back-end that implements commit_state, got none")
         if os.environ.get("SPECDECODES_TRACE_HOOKS") == "1":
             trace(manager)
         self.manager = manager

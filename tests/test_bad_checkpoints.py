@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, T5Config
+from transformers import AutoModelForCausalLM, LlamaConfig, T5Config
 
 from specdecodes.testing.toys import VOCAB, toy_model
 
@@ -54,6 +55,47 @@ def test_no_such_folder(name: str, generate_refused: Callable[..., str]) -> None
 
 def test_hub_id_that_is_not_at_hand(generate_refused: Callable[..., str]) -> None:
     assert generate_refused("--target", "nobody/nothing").startswith("target: cannot load 'nobody/nothing': ")
+
+
+@pytest.mark.parametrize(("role", "name", "near"), [("target", "embeded", "embedded"), ("draft", "ngrm", "ngram")])
+def test_a_name_that_is_nearly_one_of_ours(
+    role: str, name: str, near: str, generate_refused: Callable[..., str]
+) -> None:
+    line = generate_refused(f"--{role}", name)
+    assert line.startswith(f"{role}: cannot load {name!r}: ") and line.endswith(f"; did you mean {near!r}?")
+
+
+CONFIGS = {
+    "broken": "{",
+    "a list": "[]",
+    "a number": "3",
+    "nested": "[" * 100_000,
+    "no heads": json.dumps({**CONFIG.to_dict(), "num_attention_heads": 0}),
+    "a negative size": json.dumps({**CONFIG.to_dict(), "hidden_size": -4}),
+    "a size in words": json.dumps({**CONFIG.to_dict(), "hidden_size": "large"}),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_a_damaged_configuration(case: str, folder: Path, generate_refused: Callable[..., str]) -> None:
+    (folder / "model.safetensors").touch()
+    (folder / "config.json").write_text(CONFIGS[case])
+    assert generate_refused("--target", str(folder)).startswith(f"target: cannot load '{folder}': ")
+
+
+def _list_of_two() -> bytes:
+    buffer = io.BytesIO()
+    torch.save([1, 2], buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", _list_of_two()], ids=["empty", "junk", "a list"])
+def test_a_pickle_that_is_no_checkpoint(data: bytes, folder: Path, generate_refused: Callable[..., str]) -> None:
+    (folder / "pytorch_model.bin").write_bytes(data)
+    assert re.match(
+        f"target: cannot load '{folder}': config.json or another of its files is damaged \\([A-Za-z]+Error: .*\\)",
+        generate_refused("--target", str(folder)),
+    )
 
 
 def test_encoder_decoder(tmp_path: Path, generate_refused: Callable[..., str]) -> None:
@@ -203,7 +245,45 @@ def test_damaged_tokenizer(pair: Pair, tmp_path: Path, generate_refused: Callabl
 def test_target_without_a_tokenizer(pair: Pair, tmp_path: Path, generate_refused: Callable[..., str]) -> None:
     other = tmp_path / "other"
     shutil.copytree(pair.target, other, ignore=shutil.ignore_patterns("*token*", "*.jinja"))
-    assert "tokenizer" in generate_refused("--target", str(other))
+    assert generate_refused("--target", str(other)) == (
+        f"tokenizer: expected one beside the target '{other}', got none; name one by --tokenizer"
+    )
+
+
+def test_a_tokenizer_that_is_none(tmp_path: Path, generate_refused: Callable[..., str]) -> None:
+    assert generate_refused("--tokenizer", str(tmp_path)) == (
+        f"tokenizer: the folder '{tmp_path}' holds none; expected tokenizer.json or its like"
+    )
+    for name in ("/no/such", ""):
+        assert generate_refused("--tokenizer", name) == (
+            f"tokenizer: expected a folder, a hub id or 'embedded', got {name!r}; no such folder"
+        )
+
+
+@pytest.mark.parametrize("template", ["{% for x in %}", "{{ raise_exception('no') }}"], ids=["broken", "refusing"])
+def test_a_chat_template_that_fails(
+    template: str, pair: Pair, tmp_path: Path, generate_refused: Callable[..., str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(pair.target, other)
+    (other / "chat_template.jinja").write_text(template)
+    line = generate_refused("--target", str(other))
+    assert re.fullmatch(
+        r"prompt: the tokenizer's chat template refuses these messages \(.+\); pass a string instead", line
+    )
+
+
+@pytest.mark.parametrize("temperature", ["0", "1"])
+def test_a_draft_with_broken_weights(
+    temperature: str, pair: Pair, tmp_path: Path, generate_refused: Callable[..., str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(pair.draft, other)
+    model = AutoModelForCausalLM.from_pretrained(other)
+    model.backbone.norm_f.weight.data.fill_(float("nan"))
+    model.save_pretrained(other)
+    line = generate_refused("--draft", str(other), "--temperature", temperature)
+    assert line == "draft: its logits are not finite; are its weights intact?"
 
 
 def test_mode_that_needs_a_draft(pair: Pair, refused: Callable[..., str]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -68,6 +69,15 @@ COMPONENTS = {
 
 
 @pytest.mark.parametrize("flag", COMPONENTS)
+def test_an_empty_name_is_no_default(flag: str, generate_refused: Callable[..., str]) -> None:
+    assert re.match("unknown [a-z]+ ''; known: ", generate_refused(flag, ""))
+
+
+def test_a_name_in_another_case(generate_refused: Callable[..., str]) -> None:
+    assert generate_refused("--mode", "NAIVE").startswith("unknown mode 'NAIVE'; did you mean 'naive'? known: ")
+
+
+@pytest.mark.parametrize("flag", COMPONENTS)
 def test_unknown_component(flag: str, generate_refused: Callable[..., str]) -> None:
     name, line = COMPONENTS[flag]
     assert generate_refused(flag, name).startswith(line)
@@ -101,6 +111,34 @@ SETTINGS = {
 @pytest.mark.parametrize("pair_text", SETTINGS)
 def test_setting(pair_text: str, generate_refused: Callable[..., str]) -> None:
     assert generate_refused("--mode", "sd", "--set", pair_text) == SETTINGS[pair_text]
+
+
+def test_setting_of_a_mode_that_takes_none(generate_refused: Callable[..., str]) -> None:
+    assert generate_refused("--mode", "naive", "--set", "depth=3") == "unknown setting 'depth'; known: (none)"
+
+
+TOO_LARGE = {
+    ("stree", "tree=5000"): "tree: expected a tree of at most 4096 nodes, got 5001; choose a smaller one",
+    ("stree", "tree=99999999999"): "tree: expected a tree of at most 4096 nodes, got 100000000000; ",
+    ("sd", "depth=99999999999"): "depth: expected a tree of at most 4096 nodes, got 100000000000; ",
+    ("dynamic", "depth=99999999999"): "depth: expected at most 4096, got 99999999999",
+    ("dynamic", "max_nodes=5000"): "max_nodes: expected at most 4096, got 5000",
+    ("beam", "width=4000"): "tree: expected a tree of at most 4096 nodes, got 16001; choose a smaller one",
+    ("sd", "max_slots=99999999999"): "max_slots: expected 1 to 4096 nodes, got 99999999999",
+    ("sd", "max_slots=0"): "max_slots: expected 1 to 4096 nodes, got 0",
+}
+
+
+@pytest.mark.parametrize("case", TOO_LARGE, ids=" ".join)
+def test_what_would_not_fit_into_memory(case: tuple[str, str], generate_refused: Callable[..., str]) -> None:
+    mode, setting = case
+    assert generate_refused("--mode", mode, "--set", setting).startswith(TOO_LARGE[case])
+
+
+def test_more_children_than_the_vocabulary_has_tokens(pair: Pair) -> None:
+    decoder = specdecodes.load(pair.target, pair.draft, "stree", tree="200,1")
+    plain = specdecodes.load(pair.target, mode="naive")
+    assert decoder.generate("w1 w2", max_new_tokens=5).tokens == plain.generate("w1 w2", max_new_tokens=5).tokens
 
 
 def test_length_of_a_chain_for_a_mode_without_one(generate_refused: Callable[..., str]) -> None:
@@ -211,7 +249,7 @@ def test_a_cost_curve_that_falls_is_used_with_a_warning(pair: Pair, capsys: pyte
     )
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", "3"])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "3", "[" * 100_000], ids=["{", "[]", "{}", "3", "nested"])
 def test_growmap_that_is_none(text: str, tmp_path: Path, generate_refused: Callable[..., str]) -> None:
     path = tmp_path / "map.json"
     path.write_text(text)
@@ -243,14 +281,18 @@ def test_prompt_longer_than_the_model_allows(generate_refused: Callable[..., str
 
 
 SAMPLING = {
-    ("--temperature", "-0.5"): "temperature: expected 0 (greedy) or more, got -0.5",
-    ("--temperature", "nan"): "temperature: expected 0 (greedy) or more, got nan",
+    ("--temperature", "-0.5"): "temperature: expected 0 (greedy) or 1e-10 to 1e+10, got -0.5",
+    ("--temperature", "nan"): "temperature: expected 0 (greedy) or 1e-10 to 1e+10, got nan",
+    ("--temperature", "inf"): "temperature: expected 0 (greedy) or 1e-10 to 1e+10, got inf",
+    ("--temperature", "1e-45"): "temperature: expected 0 (greedy) or 1e-10 to 1e+10, got 1e-45",
     ("--top-p", "0"): "top_p: expected a number in (0, 1], got 0.0",
     ("--top-p", "1.01"): "top_p: expected a number in (0, 1], got 1.01",
     ("--top_p", "-1"): "top_p: expected a number in (0, 1], got -1.0",
     ("--top-k", "-1"): "top_k: expected 0 (off) or more, got -1",
     ("--min-p", "1"): "min_p: expected a number in [0, 1), got 1.0",
-    ("--repetition-penalty", "0"): "repetition_penalty: expected a number above 0 (1 is off), got 0.0",
+    ("--repetition-penalty", "0"): "repetition_penalty: expected 1e-10 to 1e+10 (1 is off), got 0.0",
+    ("--repetition-penalty", "1e-320"): "repetition_penalty: expected 1e-10 to 1e+10 (1 is off), got 1e-320",
+    ("--repetition-penalty", "inf"): "repetition_penalty: expected 1e-10 to 1e+10 (1 is off), got inf",
     ("--max-new-tokens", "0"): "max_new_tokens: expected at least 1, got 0",
     ("--n_tokens_to_generate", "-3"): "max_new_tokens: expected at least 1, got -3",
     ("--seed", "-1"): "seed: expected 0 to 2**63 - 1, got -1",

@@ -84,6 +84,24 @@ def test_state_back_end_is_needed() -> None:
         Hooks({"drafter": Silent(), "tree": Builder(), "verifier": Verifier()})
 
 
+def test_a_drafter_that_commits_is_no_state_back_end() -> None:
+    class Drafter:
+        @hookimpl
+        def propose(self, state: Any) -> str:
+            return "proposal"
+
+        @hookimpl
+        def commit_state(self, state: Any, tree: Any, verdict: Any) -> None:
+            raise AssertionError("nothing is decoded here")
+
+    class Forgot:
+        def commit_state(self, state: Any, tree: Any, verdict: Any) -> None:  # no hookimpl: it would not be called
+            raise AssertionError("nothing is decoded here")
+
+    with pytest.raises(ValueError, match="expected a state back-end that implements commit_state, got none"):
+        Hooks(complete(drafter=Drafter(), state=Forgot()))
+
+
 def test_wrappers_do_not_count_as_implementations() -> None:
     class Watcher:
         @hookimpl(wrapper=True)

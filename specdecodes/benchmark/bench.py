@@ -48,6 +48,8 @@ class Bench:
         Raises:
             ValueError: no question fits the model, or a mode cannot decode with these settings.
         """
+        for decoder in self.arms.values():
+            decoder.assembly(self.settings.params(0))
         prompts, reason = self._first_prompts(questions)
         if not prompts:
             raise ValueError(f"questions: expected at least one that fits the model, got none; {reason}")
@@ -147,7 +149,7 @@ class Bench:
 
     def _seed(self, index: int, repeat: int, turn: int) -> int:
         """One seed per question, repeat and turn, the same for all modes."""
-        return self.settings.seed + 1_000_003 * index + 1_009 * repeat + turn
+        return (self.settings.seed + 1_000_003 * index + 1_009 * repeat + turn) % 2**63
 
     def sample(self, questions: Sequence[Question], records: Sequence[QuestionRecord]) -> list[Sample]:
         """One answer of every mode but the baseline, step by step: the first turn of the first question answered.
@@ -210,7 +212,4 @@ class Bench:
 
     def _assembly(self, mode: str) -> Assembly:
         """What ``mode`` decodes with at this run's temperature."""
-        decoder = self.arms[mode]
-        assembly = decoder.greedy if self.settings.params(0).greedy else decoder.sampling
-        assert not isinstance(assembly, str)  # then the mode could not have answered
-        return assembly
+        return self.arms[mode].assembly(self.settings.params(0))

@@ -66,6 +66,18 @@ def replace(path: Path, parts: Iterable[bytes]) -> None:
     temporary.replace(path)
 
 
+def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - whatever it holds
+    """The JSON value in ``text``.
+
+    Raises:
+        ValueError: not JSON, or nested so deeply that Python gives up, which it reports as a RecursionError.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("brackets that are nested too deeply") from error
+
+
 def read_json(path: Path, name: str, way_out: str) -> Any:  # noqa: ANN401 - whatever it holds
     """The JSON value in a file; messages call it ``name`` and end with ``way_out``.
 
@@ -73,7 +85,7 @@ def read_json(path: Path, name: str, way_out: str) -> Any:  # noqa: ANN401 - wha
         ValueError: a file that cannot be read, or that is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{name}: cannot read {path}: {error.strerror}; {way_out}") from error
     except ValueError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specdecodes.data import EMBEDDED, QUESTIONS, SETS, HubSet, check_range, hub_records, json_lines, texts
+from specdecodes.plugin import nearest
 
 
 @dataclass(frozen=True)
@@ -157,12 +157,14 @@ def _open_source(spec: str, hub_id: str | None) -> _Source:
 
 def _file_source(name: str, file: Path) -> _Source:
     try:
+        if not name:
+            raise FileNotFoundError
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        close = difflib.get_close_matches(name, KNOWN_SETS, n=1)
+        near = nearest(name, KNOWN_SETS)
         raise ValueError(
             f"questions: expected one of {', '.join(KNOWN_SETS)}, or the path of a JSONL or text file or of a folder, "
-            f"got {name!r}, which is no file; {f'did you mean {close[0]!r}?' if close else 'check the path'}"
+            f"got {name!r}, which is no file; {'check the path' if near is None else f'did you mean {near!r}?'}"
         ) from error
     except (OSError, ValueError) as error:
         raise ValueError(
@@ -226,10 +228,16 @@ def _question_id(key: str, value: object) -> int | str:
     return value
 
 
+def _is_text(value: object) -> bool:
+    """Whether ``value`` says something and can be encoded: JSON lets half a surrogate pair through."""
+    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
 def _text(key: str, value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not _is_text(value):
         raise ValueError(
-            f"{key}: expected a non-empty string, got {reprlib.repr(value)}; fill it in or remove this record"
+            f"{key}: expected a non-empty string of valid Unicode, got {reprlib.repr(value)}; "
+            "fill it in or remove this record"
         )
     return value
 
@@ -239,9 +247,9 @@ def _one_turn(key: str, value: object) -> tuple[str, ...]:
 
 
 def _turns(key: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value or not all(isinstance(turn, str) and turn.strip() for turn in value):
+    if not isinstance(value, list) or not value or not all(map(_is_text, value)):
         raise ValueError(
-            f"{key}: expected a non-empty list of non-empty strings, got {reprlib.repr(value)}; "
+            f"{key}: expected a non-empty list of non-empty strings of valid Unicode, got {reprlib.repr(value)}; "
             'a question of one turn is written ["..."]'
         )
     return tuple(value)

@@ -76,12 +76,12 @@ def to_settings(flags: argparse.Namespace) -> RunSettings:
     """
     sampling = sampling_from(flags)
     sampling["seed"] = sampling["seed"] or 0
-    modes = apply_protocol(flags, _names(flags.mode or [])) or ("stree",)
+    modes = apply_protocol(flags, _names("--mode", flags.mode or [])) or ("stree",)
     return RunSettings(
         **{name: getattr(flags, name) for name in (*_SAME, *PARTS)},
         **sampling,
         modes=modes,
-        categories=_names(flags.category),
+        categories=_names("--category", flags.category),
         settings=parse_settings(flags.set),
     )
 
@@ -127,13 +127,27 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add("--repeat", type=int, default=1, metavar="N", help="answers per turn and mode (default: 1)")
     add("--warmup", type=int, default=1, metavar="N", help="rounds before measuring (default: 1)")
     add("--perplexity", action="store_true", help="compare the answers' mean log-perplexity under the target, too")
-    add("--out-dir", type=Path, metavar="DIR", help="the run's folder (default: named after the time, in --log-dir)")
-    add("--log-dir", type=Path, metavar="DIR", help="where runs go (default: runs); with --out-dir: the summary alone")
+    add("--out-dir", type=_folder, metavar="DIR", help="the run's folder (default: named after the time, in --log-dir)")
+    add(
+        "--log-dir",
+        type=_folder,
+        metavar="DIR",
+        help="where runs go (default: runs); with --out-dir: the summary alone",
+    )
     add("--resume", action="store_true", help="go on with the run in --out-dir, or with the latest in --log-dir")
 
 
-def _names(given: Sequence[str]) -> tuple[str, ...]:
-    return tuple(name.strip() for text in given for name in text.split(",") if name.strip())
+def _folder(name: str) -> Path:
+    if not name:  # Path("") is the working directory
+        raise argparse.ArgumentTypeError("expected a folder, got ''")
+    return Path(name)
+
+
+def _names(flag: str, given: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(name.strip() for text in given for name in text.split(","))
+    if "" in names:
+        raise ValueError(f"{flag}: expected NAME,..., got {','.join(given)!r}; leave it out for the default")
+    return names
 
 
 if __name__ == "__main__":

@@ -70,9 +70,13 @@ def run(args: argparse.Namespace) -> None:
     sampling = {**sampling_from(args), "stop": args.stop, "ignore_eos": args.ignore_eos}
     if not args.prompt:
         raise ValueError("prompt: expected some text, got an empty prompt")
-    (args.mode,) = apply(args, [args.mode] if args.mode else []) or ("stree",)
+    (args.mode,) = apply(args, [] if args.mode is None else [args.mode]) or ("stree",)
     last = LastGeneration()
     decoder = load_from(args, observers=[Acceptance(), last, *(["show-trees"] if args.show_trees else [])])
+    if decoder.tokenizer is None:
+        raise ValueError(
+            f"tokenizer: expected one beside the target {args.target!r}, got none; name one by --tokenizer"
+        )
     pieces = decoder.stream(decoder.as_prompt(args.prompt, chat=args.chat), **sampling)
     if args.show_trees:
         pieces = iter(["".join(pieces)])  # the answer in one piece, below its steps

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import reprlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jinja2
 import torch
 from torch import Tensor
 
@@ -141,19 +143,23 @@ class Decoder:
         """
         if isinstance(prompt, Tensor):
             ids = prompt
-        elif not (prompt if isinstance(prompt, str) else any(message.get("content") for message in prompt)):
+        elif not isinstance(prompt, str) and not _are_messages(prompt):
+            raise ValueError(
+                "prompt: expected a string, int64 token ids [B, L] or messages such as "
+                f"[{{'role': 'user', 'content': '...'}}], got {reprlib.repr(prompt)}"
+            )
+        elif not (prompt if isinstance(prompt, str) else any(message["content"] for message in prompt)):
             raise ValueError("prompt: expected some text, got an empty prompt")
         elif self.tokenizer is None:
             raise ValueError(
                 "prompt: expected token ids [B, L], got text; this decoder has no tokenizer, name one for the target"
             )
         elif isinstance(prompt, str):
-            ids = torch.tensor([self.tokenizer.encode(prompt)], dtype=torch.long)
+            ids = torch.tensor([self._encode(prompt)], dtype=torch.long)
         else:
             if self.tokenizer.chat_template is None:
                 raise ValueError("prompt: the tokenizer has no chat template; pass a string instead of messages")
-            text = self.tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=False)
-            ids = torch.tensor([self.tokenizer.encode(text, add_special_tokens=False)], dtype=torch.long)
+            ids = torch.tensor([self._encode(self._in_template(prompt), add_special_tokens=False)], dtype=torch.long)
         if ids.ndim != 2 or ids.dtype != torch.long:
             raise ValueError(f"prompt: expected int64 token ids [B, L], got {ids.dtype} of shape {tuple(ids.shape)}")
         if ids.numel() == 0:
@@ -162,6 +168,31 @@ class Decoder:
             low, high = int(ids.min()), int(ids.max())
             raise ValueError(f"prompt: expected token ids 0 to {self.target.vocab_size - 1}, got {low} to {high}")
         return ids.to(self.target.device)
+
+    def _in_template(self, messages: Sequence[Mapping[str, str]]) -> str:
+        try:
+            return str(self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False))
+        except jinja2.TemplateError as error:
+            raise ValueError(
+                f"prompt: the tokenizer's chat template refuses these messages ({error}); pass a string instead"
+            ) from error
+
+    def _encode(self, text: str, **settings: Any) -> list[int]:
+        try:
+            return list(self.tokenizer.encode(text, **settings))
+        except (TypeError, UnicodeEncodeError) as error:  # what tokenizers makes of half a surrogate pair
+            raise ValueError(f"prompt: expected valid Unicode, got {reprlib.repr(text)}") from error
+
+    def assembly(self, params: SamplingParams) -> Assembly:
+        """The components that decode with ``params``.
+
+        Raises:
+            ValueError: there are none for this temperature.
+        """
+        assembly = self.greedy if params.greedy else self.sampling
+        if isinstance(assembly, str):
+            raise ValueError(f"mode {self.mode!r} cannot decode at temperature {params.temperature:g}: {assembly}")
+        return assembly
 
     def _start(self, prompt: Prompt, settings: dict[str, Any]) -> tuple[DecodeState, Assembly, float]:
         model_inputs = settings.pop("model_inputs", None) or {}
@@ -205,9 +236,7 @@ class Decoder:
         Raises:
             ValueError: no assembly for this temperature, more rows than one, too long a prompt.
         """
-        assembly = self.greedy if params.greedy else self.sampling
-        if isinstance(assembly, str):
-            raise ValueError(f"mode {self.mode!r} cannot decode at temperature {params.temperature:g}: {assembly}")
+        assembly = self.assembly(params)
         self.target.check_room(ids.shape[0], ids.shape[1], params.max_new_tokens)
         model_inputs = dict(model_inputs or {})
         state = DecodeState(
@@ -245,3 +274,9 @@ class Decoder:
         ids = self.target.eos_ids
         own = getattr(self.tokenizer, "eos_token_id", None)
         return sorted({*ids, *([own] if own is not None else [])})
+
+
+def _are_messages(prompt: object) -> bool:
+    return isinstance(prompt, Sequence) and all(
+        isinstance(message, Mapping) and {"role", "content"} <= message.keys() for message in prompt
+    )

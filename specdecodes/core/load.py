@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from specdecodes import assets
 from specdecodes.core.decoder import Assembly, Decoder
 from specdecodes.core.settings import read_setting
+from specdecodes.core.tree import check_size
 from specdecodes.models.loading import is_embedded, load_model, load_tokenizer, parse_device, parse_dtype
 from specdecodes.models.selftest import self_test
 from specdecodes.models.target import Target
@@ -62,6 +63,8 @@ def load(
     """
     components = registry()
     components.get("mode", mode)  # an unknown one is refused before anything is loaded
+    if isinstance(observers, str):
+        raise ValueError(f"observers: expected a list of names or objects, got the string {observers!r}")
     if lossless_only:
         check_lossless(components, mode, verify)
     if max_length is not None and max_length < 1:
@@ -82,16 +85,17 @@ def load(
     parts = _Parts(components, chosen, context, settings)
     parts.known |= set(components.get("mode", mode).settings)
     drafting = parts.drafting(propose)
-    builder = parts.make("tree", build_tree or chosen.build_tree)
+    builder = parts.make("tree", chosen.build_tree if build_tree is None else build_tree)
     drafter = parts.drafter(drafting, builder)
     if decision.wrap is not None:
         drafter, builder = decision.wrap(drafter, builder)
-    backend = parts.make("state", commit_state or chosen.commit_state)
+    backend = parts.make("state", chosen.commit_state if commit_state is None else commit_state)
     watching = {f"observer {i}": parts.make("observer", o) for i, o in enumerate(["timing", *observers])}
     verifiers = parts.verifiers(verify)
     parts.check_settings()
     runner.backend = backend
     runner.step_in_place = True  # the loop commits every tree that it scores
+    check_size("tree", builder.max_nodes)
     runner.hold_nodes(builder.max_nodes)
     roles = {"drafter": drafter, "tree": builder, "state": backend, **watching}
     greedy = _assemble("greedy", verifiers["greedy"], roles)
@@ -135,6 +139,7 @@ class _Parts:
     def make(self, kind: str, part: Any) -> Any:  # noqa: ANN401
         """The component called ``part``; an object is taken as it is."""
         if not isinstance(part, str):
+            _check_declares(kind, type(part).__name__, part)
             return part
         component = self.components.get(kind, part)
         if (name := f"{kind} {component.name!r}") in self.making:
@@ -142,6 +147,7 @@ class _Parts:
         self.making.append(name)
         made = component.factory(self.context, **self._for(component))  # type: ignore[operator]
         self.making.pop()
+        _check_declares(kind, component.name, made)
         return made
 
     def _for(self, component: Component) -> dict[str, Any]:
@@ -163,7 +169,7 @@ class _Parts:
         ):
             override, draft = draft, None
         self.context = replace(self.context, draft=draft)
-        name = override or self.mode.propose
+        name = self.mode.propose if override is None else override
         if self.context.target.is_embedded and isinstance(name, str):
             self.measured = assets.SETTINGS.get(draft if name == "model" else name, {})
         return name
@@ -189,6 +195,24 @@ class _Parts:
         for name in self.settings:
             if name not in self.known:
                 raise ValueError(unknown("setting", name, self.known))
+
+
+_DECLARES = {
+    "drafter": ("has_probs",),
+    "tree": ("max_nodes", "chain", "draws", "needs_marginals"),
+    "verifier": ("serves", "draws", "chain_only", "needs_draft_probs"),
+    "state": ("keep", "move", "commit_state"),
+}
+"""What is read off a component of each kind before the first step."""
+
+
+def _check_declares(kind: str, name: str, component: object) -> None:
+    missing = [attribute for attribute in _DECLARES.get(kind, ()) if not hasattr(component, attribute)]
+    if missing:
+        raise ValueError(
+            f"{kind} {name!r}: expected it to have {', '.join(_DECLARES[kind])}, got none of the name {missing[0]!r}; "
+            f"specdecodes.testing checks a {kind} against its contract"
+        )
 
 
 def _assemble(kind: str, candidates: Sequence[Any], roles: dict[str, Any]) -> Assembly | str:

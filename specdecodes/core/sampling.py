@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,16 +28,20 @@ if TYPE_CHECKING:
     from specdecodes.core.tree import Tree
 
 
+_SMALLEST, _LARGEST = 1e-10, 1e10
+"""What a logit may be divided by and multiplied with; beyond, float32 overflows and no token has a probability."""
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """How the next token is chosen and when to stop.
 
     Attributes:
         max_new_tokens: exact upper bound on emitted tokens.
-        temperature: 0 is greedy; above, logits are divided by it.
+        temperature: 0 is greedy; 1e-10 to 1e10: logits are divided by it.
         top_k: keep the k best (0: all). top_p: keep the smallest set with this mass, in (0, 1]. min_p: drop what is
             below this share of the best, in [0, 1).
-        repetition_penalty: > 1 discourages tokens of the node's own prefix (prompt included); 1 is off.
+        repetition_penalty: > 1 discourages tokens of the node's own prefix (prompt included); 1 is off; 1e-10 to 1e10.
         seed: reproduces a sampled run bit for bit; None draws a fresh one.
         ignore_eos: do not stop at end of text. stop: strings that end the answer (left out of ``text``).
     """
@@ -52,14 +57,19 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
+            if not _is_number(value := getattr(self, name)):
+                raise ValueError(f"{name}: expected a number, got {value!r}")
+        span = f"{_SMALLEST:g} to {_LARGEST:g}"
+        warm = _SMALLEST <= self.temperature <= _LARGEST
         checks: Sequence[tuple[str, bool, str]] = (
-            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
-            ("temperature", self.temperature >= 0, "0 (greedy) or more"),
-            ("top_k", self.top_k >= 0, "0 (off) or more"),
+            ("max_new_tokens", _is_int(self.max_new_tokens) and self.max_new_tokens >= 1, "at least 1"),
+            ("temperature", self.greedy or warm, f"0 (greedy) or {span}"),
+            ("top_k", _is_int(self.top_k) and self.top_k >= 0, "0 (off) or more"),
             ("top_p", 0 < self.top_p <= 1, "a number in (0, 1]"),
             ("min_p", 0 <= self.min_p < 1, "a number in [0, 1)"),
-            ("repetition_penalty", self.repetition_penalty > 0, "a number above 0 (1 is off)"),
-            ("seed", self.seed is None or 0 <= self.seed < 2**63, "0 to 2**63 - 1"),
+            ("repetition_penalty", _SMALLEST <= self.repetition_penalty <= _LARGEST, f"{span} (1 is off)"),
+            ("seed", self.seed is None or (_is_int(self.seed) and 0 <= self.seed < 2**63), "0 to 2**63 - 1"),
         )
         for name, good, expected in checks:
             if not good:
@@ -71,6 +81,14 @@ class SamplingParams:
     def greedy(self) -> bool:
         """Whether the best token is taken instead of drawing one."""
         return self.temperature == 0
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 PREFIX_FREE = (

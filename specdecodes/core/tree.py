@@ -144,6 +144,20 @@ class Tree:
         return torch.arange(count, device=self.tokens.device) < self.num_nodes[:, None]
 
 
+MAX_NODES = 4096
+"""Nodes of a tree at most: far more than pay, few enough for their mask and their logits to fit into memory."""
+
+
+def check_size(name: str, count: int) -> None:
+    """Refuse a tree of more than ``MAX_NODES`` nodes; ``name`` is the setting that asks for it.
+
+    Raises:
+        ValueError: too many.
+    """
+    if count > MAX_NODES:
+        raise ValueError(f"{name}: expected a tree of at most {MAX_NODES} nodes, got {count}; choose a smaller one")
+
+
 DRAWS = ("none", "iid", "without_replacement")
 """How the children of a node came about: chosen by score, drawn independently, drawn without replacement."""
 

@@ -20,6 +20,8 @@ from specdecodes.core.settings import SettingWarning
 from specdecodes.models import state_spaces
 from specdecodes.models.checkpoints import WEIGHT_FILES, damaged_file, is_original, read_config, stored_shapes
 from specdecodes.models.families import RefusedError, check_supported
+from specdecodes.models.target import Target
+from specdecodes.plugin import nearest, registry
 
 if TYPE_CHECKING:
     from specdecodes.plugin import Context
@@ -96,14 +98,18 @@ def load_model(
     if isinstance(source, PreTrainedModel):
         check_supported(source.config)
         return source.eval()
+    if not isinstance(source, str):
+        raise ValueError(
+            f"{role}: expected a folder, a hub id or a transformers.PreTrainedModel, got {type(source).__name__}"
+        )
     path = _existing(source, role)
     try:
         config, renamed = read_config(path, trust_remote_code=trust_remote_code)
         check_supported(config)
         _check_weights(path)
-    except (OSError, KeyError, ValueError) as error:
+    except Exception as error:  # a damaged config.json fails with errors of every kind
         kind = RefusedError if isinstance(error, RefusedError) else ValueError
-        raise kind(f"{role}: cannot load {source!r}: {_reason(error)}") from error
+        raise kind(f"{role}: cannot load {source!r}: {_reason(error)}{_way_out(role, source)}") from error
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(  # its annotation knows no report
             path,
@@ -153,11 +159,24 @@ def _existing(source: str, role: str) -> str:
         raise ValueError(f"{role}: this copy of specdecodes comes without {source!r}; name a model folder or a hub id")
     if not source or not path.is_dir():
         if not _HUB_ID.fullmatch(source):
-            raise ValueError(f"{role}: expected a folder, a hub id or 'embedded', got {source!r}; no such folder")
+            raise ValueError(_no_folder(role, source))
         return source
     if not (path / "config.json").exists():
         raise ValueError(f"{role}: the folder {source!r} has no config.json; expected a Hugging Face model folder")
     return str(path)
+
+
+def _no_folder(role: str, source: str) -> str:
+    return f"{role}: expected a folder, a hub id or 'embedded', got {source!r}; no such folder"
+
+
+def _way_out(role: str, source: str) -> str:
+    """What to do where ``source``, no folder, is not found on the hub either; nothing for a folder."""
+    if Path(source).is_dir():
+        return ""
+    known = {"target": ["embedded"], "draft": [*assets.DRAFTS, *registry().names("drafter")]}[role]
+    near = nearest(source, known)
+    return f"; did you mean {near!r}?" if near else "; check the name, or name a folder that holds the model"
 
 
 def _check_weights(path: str) -> None:
@@ -216,12 +235,17 @@ def load_tokenizer(
         return tokenizer
     if tokenizer is None and isinstance(source, PreTrainedModel):
         return None
-    name = resolve(tokenizer or source)
-    path, original = Path(name), False
-    if tokenizer is None and not any(any(path.glob(pattern)) for pattern in _TOKENIZER_FILES):
+    given = source if tokenizer is None else tokenizer
+    name, original = resolve(given), False
+    path = Path(name)
+    if tokenizer is None and not _has_tokenizer(path):
         original = is_original(name)
         if path.is_dir() and not original:
             return None
+    if not _HUB_ID.fullmatch(given) and not (given and path.is_dir()):
+        raise ValueError(_no_folder("tokenizer", given))
+    if path.is_dir() and not original and not _has_tokenizer(path):
+        raise ValueError(f"tokenizer: the folder {given!r} holds none; expected tokenizer.json or its like")
     try:
         if original:
             name = state_spaces.TOKENIZER
@@ -237,6 +261,10 @@ def load_tokenizer(
         if original or (tokenizer is None and not path.is_dir()):
             return None  # a hub repository without a tokenizer cannot be told from other failures
         raise ValueError(f"tokenizer: cannot load {tokenizer or source!r}: {_reason(error)}") from error
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES)
 
 
 def load_draft(context: Context) -> PreTrainedModel:
@@ -260,6 +288,8 @@ def load_draft(context: Context) -> PreTrainedModel:
         own = load_tokenizer(draft, None, trust_remote_code=trust, quiet=True)
         if own is not None:
             check_same_tokens(context.tokenizer, own)
+    if not bool(Target(model).prefill(torch.tensor([[0]], device=model.device)).isfinite().all()):
+        raise ValueError("draft: its logits are not finite; are its weights intact?")
     return model
 
 
@@ -294,4 +324,7 @@ def _reason(error: BaseException) -> str:
     """The first line of a library's message, which names no flag of its own."""
     if "trust_remote_code" in str(error):
         return "it comes with code of its own; trust_remote_code (--trust-remote-code) runs it, if you trust it"
-    return str(error).strip().split("\n", 1)[0].removeprefix("model: ")
+    line = str(error).strip().split("\n", 1)[0].removeprefix("model: ").removesuffix(".")
+    if isinstance(error, OSError | ValueError) and not isinstance(error, UnicodeError):
+        return line
+    return f"config.json or another of its files is damaged ({type(error).__name__}: {line})"

@@ -91,7 +91,10 @@ class SlotRunner(Target):
         """
         start, end = self.num_slots, self.num_slots + tokens.shape[1]
         if end > self.max_slots:
-            raise ValueError(f"draft tree: expected at most {self.max_slots} slots, got {end}")
+            raise ValueError(
+                f"max_slots: expected a tree that expands at most {self.max_slots} nodes, the root included, "
+                f"got {end}; choose a smaller tree or raise max_slots"
+            )
         self.num_slots = end
         above, slots, rows = parents[0], self._slots[start:end], self._masks[:0]
         if self.signature.attention:

@@ -141,8 +141,9 @@ class Target:
         Raises:
             ValueError: an empty prompt, more rows than one, more tokens than the model allows, a padding mask.
         """
-        if ids.ndim != 2 or ids.shape[1] == 0:
-            raise ValueError(f"prefill: expected token ids [B, L] with L >= 1, got shape {tuple(ids.shape)}")
+        if ids.ndim != 2 or ids.shape[1] == 0 or ids.is_floating_point():
+            got = f"{ids.dtype} of shape {tuple(ids.shape)}"
+            raise ValueError(f"prefill: expected integer token ids [B, L] with L >= 1, got {got}")
         self.check_room(ids.shape[0], ids.shape[1], 0)
         mask = model_inputs.pop("attention_mask", None)
         if mask is not None and not bool((mask == 1).all()):
@@ -160,8 +161,15 @@ class Target:
         """Logits [B, T, V] after every node of ``tree``, each conditioned on the committed prefix and its own path.
 
         Commits nothing (except as ``step_in_place`` says): the same tree scored twice gives the same logits.
+
+        Raises:
+            ValueError: more rows than one. RuntimeError: no prompt has been prefilled.
         """
-        count = tree.shape[1]
+        rows, count = tree.shape
+        if rows != 1:
+            raise ValueError(f"score: expected one row (B = 1), got {rows}; batches are not supported yet")
+        if not self.length:
+            raise RuntimeError("score: no prompt has been prefilled")
         if count == 1 and self.step_in_place:
             return self._score_step(tree)
         current = self._tree_pass(count)
@@ -180,11 +188,16 @@ class Target:
 
         Raises:
             RuntimeError: no tree was scored since the last commit.
+            ValueError: more rows than one, or a path that does not start at the root.
         """
         tree, current = self._scored, self._in_flight
         if tree is None or current is None:
             raise RuntimeError("commit: no tree has been scored since the last commit")
+        if path.ndim != 2 or path.shape[0] != 1:
+            raise ValueError(f"commit: expected a path [B, D] of one row (B = 1), got shape {tuple(path.shape)}")
         accepted = [node for node in path[0].tolist() if node >= 0]
+        if accepted[:1] != [0] or max(accepted) >= tree.shape[1]:
+            raise ValueError(f"commit: expected nodes of the tree from the root (0) on, got {path[0].tolist()}")
         if isinstance(current, TreePass):
             self._gather_rows(accepted)
             if self.stacks:

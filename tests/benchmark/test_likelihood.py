@@ -86,6 +86,7 @@ def many_questions(tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("verify", "equal"), [(None, True), (Sharpened(), False)], ids=["lossless", "sharpened"])
 def test_interval_includes_zero_unless_the_mode_has_another_law(
     make_settings: Make, many_questions: str, verify: Any, equal: bool

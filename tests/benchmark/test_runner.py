@@ -296,6 +296,10 @@ def test_a_cache_that_is_too_small_skips_the_question(make_settings: Make) -> No
     assert summary.num_questions == 1
 
 
+def test_the_largest_seed_skips_no_question(make_settings: Make) -> None:
+    assert run(make_settings(temperature=1.0, repeat=2, seed=2**63 - 1)).skipped == []
+
+
 def test_a_seed_reproduces_sampled_answers_and_repeats_differ(make_settings: Make, tmp_path: Path) -> None:
     first = run(make_settings(temperature=1.0, repeat=2, out_dir=tmp_path / "a"))
     second = run(make_settings(temperature=1.0, repeat=2, out_dir=tmp_path / "b"))

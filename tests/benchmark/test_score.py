@@ -86,6 +86,7 @@ def test_tokens_per_step_on_text_follow_the_overlap_and_not_the_text(make: Make,
     assert draft.tau == pytest.approx(1 + draft.overlap, abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_ranking_agrees_with_measured_tau(make: Make, temperature: float) -> None:
     """Three drafters and an index: the order of the score is the order of decodes, and so are the numbers."""
@@ -136,6 +137,7 @@ def test_a_range_of_the_texts_is_scored(make: Make, tmp_path: Path) -> None:
         score(make(**on_text, start=6))
 
 
+@pytest.mark.slow
 def test_without_a_number_24_texts_are_scored(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"text": "Name a gas."}\n' * 30)

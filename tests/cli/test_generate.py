@@ -201,6 +201,7 @@ def test_traces_hooks_and_says_nothing_else(
     assert any(re.fullmatch(r"hook verify -> .*verifier: \d+\.\d{3} ms", line) for line in caplog.messages)
 
 
+@pytest.mark.slow
 def test_as_a_process_it_prints_the_answer_and_nothing_on_stderr(pair: Pair) -> None:
     command = [sys.executable, "-m", "specdecodes", "generate", "--target", pair.target, "--draft", pair.draft]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "SPECDECODES_PLUGINS": ""}

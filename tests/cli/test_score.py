@@ -75,7 +75,7 @@ def test_runs_are_named_after_the_time(
     [
         (["--limit", "0"], "limit: expected at least 1, got 0"),
         (["--on", "text", "--measure"], "measure: expected on='answers'"),
-        (["--temperature", "-1"], "temperature: expected 0 (greedy) or more, got -1.0"),
+        (["--temperature", "-1"], "temperature: expected 0 (greedy) or 1e-10 to 1e+10, got -1.0"),
         (["--dataset", "gsm8"], "did you mean 'gsm8k'?"),
         (["--dataset", "embedded", "--split", "train"], "split: expected none with 'embedded'"),
         (["--draft", "no such"], "draft: expected a folder, a hub id"),

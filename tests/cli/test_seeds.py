@@ -354,6 +354,7 @@ def test_the_page_has_a_command_of_every_kind() -> None:
         assert any(flag in command for command in COMMANDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_pages_commands_run(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -172,6 +172,11 @@ REFUSED = [
     (torch.tensor([[0, 32]]), {}, "prompt: expected token ids 0 to 31, got 0 to 32"),
     (torch.tensor([[-1]]), {}, "prompt: expected token ids 0 to 31, got -1 to -1"),
     ("text", {}, r"prompt: expected token ids \[B, L\], got text; this decoder has no tokenizer"),
+    *(
+        (prompt, {}, r"prompt: expected a string, int64 token ids \[B, L\] or messages such as .*, got ")
+        for prompt in (None, 5, [1, 2], ["a", "b"], {"role": "user", "content": "a"}, [{"content": "a"}])
+    ),
+    (torch.tensor([[0]]), dict(temperature="1"), "temperature: expected a number, got '1'"),
     (
         torch.tensor([[0]]),
         dict(temprature=1.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -14,13 +15,15 @@ from specdecodes.testing import EnumeratingRng, explore, total_variation
 
 WRONG = [
     (dict(max_new_tokens=0), "max_new_tokens: expected at least 1, got 0"),
-    (dict(temperature=-0.1), r"temperature: expected 0 \(greedy\) or more, got -0.1"),
+    (dict(max_new_tokens=1.5), "max_new_tokens: expected at least 1, got 1.5"),
+    (dict(top_k=True), r"top_k: expected 0 \(off\) or more, got True"),
+    (dict(temperature=-0.1), r"temperature: expected 0 \(greedy\) or 1e-10 to 1e\+10, got -0.1"),
     (dict(temperature=math.nan), "temperature: expected .* got nan"),
     (dict(top_k=-1), r"top_k: expected 0 \(off\) or more, got -1"),
     (dict(top_p=0.0), r"top_p: expected a number in \(0, 1\], got 0.0"),
     (dict(top_p=1.1), r"top_p: expected a number in \(0, 1\], got 1.1"),
     (dict(min_p=1.0), r"min_p: expected a number in \[0, 1\), got 1.0"),
-    (dict(repetition_penalty=0.0), "repetition_penalty: expected a number above 0 .*got 0.0"),
+    (dict(repetition_penalty=0.0), r"repetition_penalty: expected 1e-10 to 1e\+10 .*got 0.0"),
     (dict(stop="end"), "stop: expected a sequence of non-empty strings, got 'end'"),
     (dict(stop=("",)), "stop: expected a sequence of non-empty strings"),
 ]
@@ -30,6 +33,14 @@ WRONG = [
 def test_a_setting_out_of_range_is_named(settings, message):
     with pytest.raises(ValueError, match=message):
         SamplingParams(**settings)
+
+
+@pytest.mark.parametrize("settings", list(itertools.product((1e-10, 1e10), repeat=2)))
+def test_the_ends_of_the_ranges_leave_a_distribution(settings):
+    temperature, penalty = settings
+    pipeline = LogitsPipeline(SamplingParams(temperature=temperature, repetition_penalty=penalty))
+    logp = pipeline(torch.tensor([[1e4, -1e4, 0.0, 3.0]]), [[0, 1]])
+    assert float(logp.exp().sum()) == pytest.approx(1.0)
 
 
 PARAMS = [

@@ -43,18 +43,40 @@ BACKENDS: list[type[StateBackend]] = [Replay, StateCopy, Reforward]
 ALL_SHAPES = [*SHAPES, "random", "deep"]
 
 
+QUICK_IN_F64 = ("mamba2", "zamba2", "falcon_mamba", "qwen3_next", "kimi_linear", "lfm2", "llama", "mistral-window")
+"""One family for every recurrence and kind of cache: what --quick checks in float64. In float32 it checks them all."""
+
+
 def spelled(value: object) -> str:
-    return str(value).removeprefix("torch.")
+    return getattr(value, "__name__", str(value).removeprefix("torch."))
 
 
 def tolerance(name: str, dtype: torch.dtype) -> float:
     return LIFTED_TOLERANCE if dtype == F64 else FAMILIES[name].float32
 
 
-each_model = pytest.mark.parametrize(
-    ("name", "dtype"), [(name, F32) for name in FAMILIES] + [(name, F64) for name in LIFTED], ids=spelled
+def model(name: str, dtype: torch.dtype, *more: object, slow: bool = False):
+    slow = slow or (dtype == F64 and name not in QUICK_IN_F64)
+    return pytest.param(name, dtype, *more, marks=pytest.mark.slow if slow else [])
+
+
+MODELS = [*((name, F32) for name in FAMILIES), *((name, F64) for name in LIFTED)]
+each_model = pytest.mark.parametrize(("name", "dtype"), [model(*of) for of in MODELS], ids=spelled)
+# Attention alone gives a back-end nothing to keep or to move, and a conv window nothing to reach beyond the prompt.
+each_model_and_backend = pytest.mark.parametrize(
+    ("name", "dtype", "backend"),
+    [
+        model(*of, backend, slow=of[0] not in RECURRENT and backend is not Replay)
+        for of in MODELS
+        for backend in BACKENDS
+    ],
+    ids=spelled,
 )
-each_backend = pytest.mark.parametrize("backend", BACKENDS, ids=lambda kind: kind.__name__)
+each_model_and_length = pytest.mark.parametrize(
+    ("name", "dtype", "length"),
+    [model(*of, length, slow=of[0] not in RECURRENT and length < 13) for of in MODELS for length in (1, 2, 13)],
+    ids=spelled,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -91,8 +113,7 @@ def padded(path: list[int], width: int) -> Tensor:
 # -- scoring ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", [1, 2, 13])
-@each_model
+@each_model_and_length
 def test_every_node(name: str, dtype: torch.dtype, length: int) -> None:
     target, start = Target(shared(name, dtype)), stock_prefix(name, dtype, length)
     assert gap(target.prefill(prompt_of(length))[0], start.logits) < tolerance(name, dtype)
@@ -105,8 +126,10 @@ def test_every_node(name: str, dtype: torch.dtype, length: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [pytest.param(name, F32, marks=[] if name in RECURRENT else pytest.mark.slow) for name in FAMILIES]
-    + [pytest.param(name, F64, marks=[] if name in ("mamba2", "zamba2") else pytest.mark.slow) for name in LIFTED],
+    [
+        model(name, dtype, slow=name not in RECURRENT or (dtype == F64 and name not in ("mamba2", "zamba2")))
+        for name, dtype in MODELS
+    ],
     ids=spelled,
 )
 def test_every_node_after_a_long_prompt(name: str, dtype: torch.dtype) -> None:
@@ -209,8 +232,7 @@ def test_padding_nodes_are_inert(name: str) -> None:
 # -- committing -------------------------------------------------------------------------------------------------------
 
 
-@each_backend
-@each_model
+@each_model_and_backend
 def test_state_after_every_path(name: str, dtype: torch.dtype, backend: type[StateBackend]) -> None:
     tree, nodes = stock_walk(name, dtype, 2, (("stree", 0),))[0]  # a prompt shorter than a conv window
     target = Target(shared(name, dtype), backend=backend())
@@ -253,8 +275,7 @@ def walk(target: Target, name: str, dtype: torch.dtype, steps: Steps = STEPS) ->
         assert state_error(target, nodes[last]) < tolerance(name, dtype), number
 
 
-@each_backend
-@each_model
+@each_model_and_backend
 def test_several_steps(name: str, dtype: torch.dtype, backend: type[StateBackend]) -> None:
     walk(prefilled(name, dtype, 1, backend()), name, dtype)
 
@@ -304,7 +325,10 @@ def test_static_cache_equals_dynamic(name: str) -> None:
     assert addresses == [rows.keys.data_ptr() for rows in static.cache.attention.values() if rows.keys is not None]
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "bamba", "falcon_h1", "zamba2"])
+@pytest.mark.parametrize(
+    "name",
+    ["bamba", *(pytest.param(name, marks=pytest.mark.slow) for name in ("llama", "qwen3", "falcon_h1", "zamba2"))],
+)
 def test_cache_grows_past_its_first_allocation(name: str) -> None:
     target = prefilled(name, length=243)
     assert all(rows.keys is not None and rows.keys.shape[2] == 256 for rows in target.cache.attention.values())

@@ -27,6 +27,7 @@ from transformers import (
     xLSTMConfig,
 )
 
+from specdecodes.core.tree import Tree
 from specdecodes.models.families import SUPPORTED, check_supported
 from specdecodes.models.interpose import install
 from specdecodes.models.target import Target
@@ -97,15 +98,37 @@ def test_prompts(name: str) -> None:
     target = Target(shared(name))
     with pytest.raises(ValueError, match=r"expected one row \(B = 1\), got 2; batches are not supported yet"):
         target.prefill(torch.ones(2, 5, dtype=torch.long))
-    with pytest.raises(ValueError, match=r"expected token ids \[B, L\] with L >= 1, got shape \(1, 0\)"):
-        target.prefill(torch.ones(1, 0, dtype=torch.long))
-    with pytest.raises(ValueError, match=r"expected token ids \[B, L\] with L >= 1, got shape \(5,\)"):
-        target.prefill(torch.ones(5, dtype=torch.long))
+    for ids, got in (
+        (torch.ones(1, 0, dtype=torch.long), r"torch.int64 of shape \(1, 0\)"),
+        (torch.ones(5, dtype=torch.long), r"torch.int64 of shape \(5,\)"),
+        (torch.ones(1, 5), r"torch.float32 of shape \(1, 5\)"),
+    ):
+        with pytest.raises(ValueError, match=rf"expected integer token ids \[B, L\] with L >= 1, got {got}"):
+            target.prefill(ids)
     with pytest.raises(ValueError, match="attention_mask: expected all ones"):
         target.prefill(prompt_of(3), attention_mask=torch.tensor([[0, 1, 1]]))
     assert target.length == 0
     logits = target.prefill(prompt_of(3), attention_mask=torch.ones(1, 3, dtype=torch.long))
     assert torch.equal(logits, target.prefill(prompt_of(3)))
+
+
+@pytest.mark.parametrize("name", ["mamba2", "llama"])
+def test_trees_and_paths(name: str) -> None:
+    target = Target(shared(name))
+    tree = Tree(torch.tensor([[1, 2, 3]]), torch.tensor([[-1, 0, 0]]))
+    with pytest.raises(RuntimeError, match="score: no prompt has been prefilled"):
+        target.score(tree)
+    target.prefill(torch.ones(1, 5, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"score: expected one row \(B = 1\), got 2; batches are not supported yet"):
+        target.score(Tree(tree.tokens.repeat(2, 1), tree.parents.repeat(2, 1)))
+    target.score(tree)
+    with pytest.raises(ValueError, match=r"commit: expected a path .* one row \(B = 1\), got shape \(2, 1\)"):
+        target.commit(torch.zeros(2, 1, dtype=torch.long))
+    for path in ([1], [-1], [0, 3]):
+        with pytest.raises(ValueError, match=r"commit: expected nodes of the tree from the root \(0\) on, got "):
+            target.commit(torch.tensor([path]))
+    target.commit(torch.tensor([[0, 2]]))
+    assert target.length == 7
 
 
 def _small(config: type[PreTrainedConfig], **settings: Any) -> Target:

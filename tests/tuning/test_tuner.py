@@ -30,6 +30,7 @@ def test_the_choice_in_words() -> None:
     assert "plain decoding is best" in sentence_of([])
 
 
+@pytest.mark.slow
 def test_a_run_writes_a_recipe_that_decodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "recipe.json"
     flags = ["--limit", "4", "--max-new-tokens", "16", "--max-nodes", "6", "--max-depth", "3", "--out", str(out)]

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from specdecodes.core.sampling import best_tokens
-from specdecodes.core.tree import Tree, Verdict
+from specdecodes.core.tree import MAX_NODES, Tree, Verdict
 from specdecodes.hookspecs import hookimpl
 from specdecodes.models.slots import SlotRunner
 
@@ -91,6 +92,8 @@ def room_for(needed: int | None, given: int) -> int:
             f"max_slots: expected at least {needed or 1}, the nodes that the draft runs in a step of this tree, "
             f"got {given}; leave it out for as many as needed, or make the tree smaller"
         )
+    if given > MAX_NODES:
+        raise ValueError(f"max_slots: expected at most {MAX_NODES} nodes, got {given}")
     return given or needed or SLOTS
 
 
@@ -108,6 +111,9 @@ class ModelProposal:
     def topk(self, slots: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """See :meth:`Proposal.topk`."""
         rows = self.logq(slots)
+        if (missing := k - rows.shape[-1]) > 0:
+            tokens, logq = self.topk(slots, rows.shape[-1])
+            return pad(tokens, (0, missing), value=-1), pad(logq, (0, missing), value=float("-inf"))
         if k == 1:  # of equals the first, as greedy verification does; torch.topk takes any, and bfloat16 has many ties
             best = best_tokens(rows)[..., None]
             return best, rows.gather(-1, best)
@@ -135,6 +141,6 @@ class ModelProposal:
         size = self._drafter.vocab_size
         if logits.shape[-1] != size:  # padded vocabularies of different width
             extra = size - logits.shape[-1]
-            logits = torch.nn.functional.pad(logits, (0, extra), value=float("-inf"))
+            logits = pad(logits, (0, extra), value=float("-inf"))
         scores = pipeline(logits, [self._prefixes[slot] for slot in slots] if pipeline.needs_prefix else None)
         return scores.log_softmax(-1) if pipeline.greedy else scores

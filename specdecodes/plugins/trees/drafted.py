@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from specdecodes.core.tree import Proposal, Tree, topology_of
+from specdecodes.core.tree import MAX_NODES, Proposal, Tree, topology_of
 
 if TYPE_CHECKING:
     from specdecodes.core.state import DecodeState
@@ -138,7 +138,7 @@ def assemble(
 
 
 def check_positive(**settings: int) -> None:
-    """Refuse a setting below 1.
+    """Refuse a setting below 1, or one that no tree can need.
 
     Raises:
         ValueError: names the setting.
@@ -146,3 +146,5 @@ def check_positive(**settings: int) -> None:
     for name, value in settings.items():
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
+        if value > MAX_NODES:
+            raise ValueError(f"{name}: expected at most {MAX_NODES}, got {value}")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specdecodes.benchmark.journal import replace
+from specdecodes.benchmark.journal import parse_json, replace
 
 SUFFIXES = (".json", ".pt")
 FIELDS = ("roots", "branches", "Successors", "mask", "depth", "size")
@@ -46,7 +46,7 @@ def read_growmap(path: Path) -> Successors:
         return _from_sequoia(data, where)
     wanted = 'expected JSON {"successors": [[1, 2], ...]}'
     try:
-        values = json.loads(data.decode("utf-8"))
+        values = parse_json(data.decode("utf-8"))
     except ValueError as error:  # its repr may hold the whole file
         raise ValueError(f"{where}: {wanted}, got {error}") from error
     if not isinstance(values, dict) or "successors" not in values:

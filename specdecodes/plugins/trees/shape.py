@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from specdecodes.core.parents import children_of
+from specdecodes.core.tree import check_size
 from specdecodes.plugins.trees.growmap_file import SUFFIXES, read_growmap, write_growmap
 
 
@@ -24,6 +25,7 @@ class TreeShape:
     levels: tuple[tuple[int, ...], ...]
 
     def __post_init__(self) -> None:
+        check_size("tree", 1 + sum(map(sum, self.levels)))
         width = 1
         for depth, counts in enumerate(self.levels, 1):
             if len(counts) > width:
@@ -58,6 +60,7 @@ class TreeShape:
         """A chain of ``depth`` drafted tokens."""
         if depth < 1:
             raise ValueError(f"depth: expected at least 1 drafted token, got {depth}")
+        check_size("depth", 1 + depth)
         return cls(((1,),) * depth)
 
     @classmethod

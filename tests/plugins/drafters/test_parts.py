@@ -193,12 +193,18 @@ def test_parts_get_their_settings_and_no_drafter_holds_itself():
     assert nested.generate(prompt, max_new_tokens=30).tokens == plain.generate(prompt, max_new_tokens=30).tokens
 
 
-def test_the_contract_and_what_goes_through_it():
-    check_drafter(Cascade)
-    check_drafter(Cascade, first="ngram")
-    check_drafter(Cascade, first="model", second="ngram")
-    check_drafter(Merge)
-    check_drafter(Merge, drafters="ngram,suffix,model", weights="1,1,4")
+@pytest.mark.parametrize(
+    ("drafter", "settings"),
+    [
+        (Cascade, {}),
+        (Merge, {}),
+        pytest.param(Cascade, dict(first="ngram"), marks=pytest.mark.slow),
+        pytest.param(Cascade, dict(first="model", second="ngram"), marks=pytest.mark.slow),
+        pytest.param(Merge, dict(drafters="ngram,suffix,model", weights="1,1,4"), marks=pytest.mark.slow),
+    ],
+)
+def test_the_contract_and_what_goes_through_it(drafter, settings):
+    check_drafter(drafter, **settings)
 
 
 @torch.inference_mode()
@@ -274,7 +280,9 @@ def accept(drafter, state, tokens, slots, bonus):
         dict(propose="cascade", second="merge", drafters="token-recycling,model"),
     ],
 )
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", ["bamba", *(pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES if family != "bamba")]
+)
 def test_decodes_are_those_of_the_target(family, settings):
     target, draft = toy_model(family, dtype=torch.float64), toy_model("mamba2", seed=1, dtype=torch.float64)
     decoder, plain = load(target, draft, "stree", **settings), load(target, mode="naive")

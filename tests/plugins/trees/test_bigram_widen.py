@@ -143,6 +143,7 @@ def test_with_token_match_a_decode_has_the_law_of_the_target(params):
     assert total_variation(law, expected) < 1e-12
 
 
+@pytest.mark.slow
 def test_followers_help_the_embedded_pair():
     prompt = [{"role": "user", "content": "How many apples are in 3 boxes of 12 apples each?"}]
     plain, static, wide = (

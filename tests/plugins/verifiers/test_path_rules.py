@@ -190,6 +190,7 @@ def test_block_accepts_at_least_as_much_as_rejection(parents):
     assert max(gains) > 0.05, "and more where early tokens fit badly and later ones well"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("plain", "draws"), [(MultiStep, "iid"), (WithoutReplacement, "without_replacement")])
 @pytest.mark.parametrize("parents", TREES, ids=str)
 def test_traversal_accepts_at_least_as_much_as_the_plain_rules(parents, plain, draws):
