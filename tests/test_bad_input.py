@@ -124,8 +124,8 @@ TOO_LARGE = {
     ("dynamic", "depth=99999999999"): "depth: expected at most 4096, got 99999999999",
     ("dynamic", "max_nodes=5000"): "max_nodes: expected at most 4096, got 5000",
     ("beam", "width=4000"): "tree: expected a tree of at most 4096 nodes, got 16001; choose a smaller one",
-    ("sd", "max_slots=99999999999"): "max_slots: expected 1 to 4096 nodes, got 99999999999",
-    ("sd", "max_slots=0"): "max_slots: expected 1 to 4096 nodes, got 0",
+    ("sd", "max_slots=99999999999"): "max_slots: expected at most 4096 nodes, got 99999999999",
+    ("sd", "max_slots=2"): "max_slots: expected at least 4, the nodes that the draft runs in a step of this tree, got 2",
 }
 
 
