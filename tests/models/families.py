@@ -24,7 +24,8 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from specdecodes.core.tree import Tree
 from specdecodes.models.target import Target
 
-from .configs import FAMILIES, VOCAB
+from .configs import FAMILIES
+from .tiny import VOCAB
 
 
 def numbers(*parts: Any) -> torch.Generator:

@@ -9,7 +9,7 @@ from torch import Tensor
 from specdecodes.core.tree import Tree
 from specdecodes.models.target import Target
 
-from .configs import FAMILIES
+from .configs import FAMILIES, each
 from .families import logits_of, path_to, prompt_of, shared, stock_prefix, stock_tree, takes_positions, tree_of
 
 BF16 = torch.bfloat16
@@ -29,7 +29,7 @@ def stock_full(name: str, prompt: Tensor, tree: Tree) -> Tensor:
     return torch.stack(logits).float()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", each(FAMILIES))
 def test_no_further_from_steps_than_stock_itself(name: str) -> None:
     prompt, tree = prompt_of(13), tree_of("stree", "bf16")
     target = Target(shared(name, BF16))

@@ -17,7 +17,7 @@ from specdecodes.plugins.states.copy import StateCopy
 from specdecodes.plugins.states.reforward import Reforward
 from specdecodes.plugins.states.replay import Replay
 
-from .configs import FAMILIES, LIFTED, RECURRENT
+from .configs import FAMILIES, LIFTED, RECURRENT, each
 from .families import (
     SHAPES,
     Steps,
@@ -52,7 +52,13 @@ def tolerance(name: str, dtype: torch.dtype) -> float:
 
 
 each_model = pytest.mark.parametrize(
-    ("name", "dtype"), [(name, F32) for name in FAMILIES] + [(name, F64) for name in LIFTED], ids=spelled
+    ("name", "dtype"),
+    [
+        pytest.param(name, dtype, marks=FAMILIES[name].marks(dtype))
+        for dtype, names in ((F32, FAMILIES), (F64, LIFTED))
+        for name in names
+    ],
+    ids=spelled,
 )
 each_backend = pytest.mark.parametrize("backend", BACKENDS, ids=lambda kind: kind.__name__)
 
@@ -105,7 +111,10 @@ def test_every_node(name: str, dtype: torch.dtype, length: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [pytest.param(name, F32, marks=[] if name in RECURRENT else pytest.mark.slow) for name in FAMILIES]
+    [
+        pytest.param(name, F32, marks=family.marks() if family.recurrence else pytest.mark.slow)
+        for name, family in FAMILIES.items()
+    ]
     + [pytest.param(name, F64, marks=[] if name in ("mamba2", "zamba2") else pytest.mark.slow) for name in LIFTED],
     ids=spelled,
 )
@@ -139,7 +148,7 @@ def test_prefill_in_chunks(name: str, dtype: torch.dtype, monkeypatch: pytest.Mo
     assert state_error(target, stock_prefix(name, dtype, 13)) < tolerance(name, dtype)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", each(FAMILIES))
 def test_scoring_commits_nothing(name: str) -> None:
     for backend in BACKENDS:
         target = prefilled(name, backend=backend())
@@ -152,7 +161,7 @@ def test_scoring_commits_nothing(name: str) -> None:
         assert all(torch.equal(a, b) for a, b in zip(committed(target), before, strict=True))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", each(FAMILIES))
 def test_a_node_changes_its_descendants_only(name: str) -> None:
     target, tree = prefilled(name), tree_of("stree")
     clean = target.score(tree)
@@ -167,7 +176,7 @@ def test_a_node_changes_its_descendants_only(name: str) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", each(FAMILIES))
 def test_a_broken_node_reaches_its_descendants_only(name: str, value: float) -> None:
     model, tree = make(name), tree_of("stree")
     broken_token = 2  # in no prompt and no tree
@@ -193,7 +202,7 @@ def test_a_broken_node_reaches_its_descendants_only(name: str, value: float) -> 
             )
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", each(FAMILIES))
 def test_padding_nodes_are_inert(name: str) -> None:
     target, tree = prefilled(name), tree_of("six")
     clean = target.score(tree)
@@ -268,7 +277,7 @@ def test_steps_in_place(name: str, dtype: torch.dtype) -> None:
     walk(target, name, dtype, (*single, ("six", 5), *single, ("stree", 0), *single))
 
 
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("name", each(RECURRENT))
 def test_backends_agree(name: str) -> None:
     dtype = F64 if FAMILIES[name].lifts else F32
     shared(name, dtype)
@@ -288,7 +297,7 @@ def test_backends_agree(name: str) -> None:
 # -- caches -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", each(FAMILIES))
 def test_static_cache_equals_dynamic(name: str) -> None:
     dynamic, static = Target(shared(name)), Target(shared(name), max_length=80)
     prompt = prompt_of(13)

@@ -31,8 +31,9 @@ from specdecodes.models.families import SUPPORTED, check_supported
 from specdecodes.models.interpose import install
 from specdecodes.models.target import Target
 
-from .configs import FAMILIES, MAMBA, PLAIN
+from .configs import FAMILIES
 from .families import prompt_of, shared
+from .tiny import MAMBA, PLAIN
 
 TINY: dict[str, Any] = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1}
 
