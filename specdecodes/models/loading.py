@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from specdecodes import assets
-from specdecodes.models.families import check_supported
+from specdecodes.models.families import causal_config, check_supported
 
 if TYPE_CHECKING:
     from specdecodes.plugin import Context
@@ -87,7 +87,7 @@ def load_model(
         return source.eval()
     path = _existing(source, role)
     try:
-        check_supported(AutoConfig.from_pretrained(path, trust_remote_code=False))
+        check_supported(causal_config(AutoConfig.from_pretrained(path, trust_remote_code=False)))
         _check_weights(path)
         loaded: Any = AutoModelForCausalLM.from_pretrained(  # its annotation knows no report
             path, dtype=dtype, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True

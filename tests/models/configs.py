@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     BambaConfig,
     DeepseekV3Config,
     FalconMambaConfig,
@@ -44,6 +46,7 @@ from .tiny import (
     HYBRID,
     JAMBA,
     MAMBA,
+    MIXED,
     MLA,
     PLAIN,
     S6,
@@ -87,6 +90,30 @@ class Family:
 
 
 ATTENTION: dict[str, Any] = {"recurrence": "", "quick": ()}
+MORE: dict[str, dict[str, Any]] = {
+    "cohere": {},
+    "cohere2": MIXED,
+    "deepseek_v2": {**MLA, "n_routed_experts": 4, "q_lora_rank": 24, "first_k_dense_replace": 1},
+    "exaone4": MIXED,
+    "gemma": {"head_dim": 8},
+    "glm4": {"head_dim": 8},
+    "glm4_moe": {**EXPERTS, "head_dim": 8, "n_routed_experts": 4, "first_k_dense_replace": 1},
+    "gpt_neox": {},
+    "granite": {"attention_multiplier": 0.3, "logits_scaling": 2.0},
+    "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "ministral3": {"sliding_window": WINDOW},
+    "olmo": {},
+    "olmo2": {},
+    "olmo3": MIXED,
+    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
+    "phi": {},
+    "phi3": {"sliding_window": WINDOW},
+    "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 24},
+    "smollm3": {"no_rope_layers": [1, 0]},
+    "stablelm": {},
+    "starcoder2": {"sliding_window": WINDOW},
+}
+"""More families of attention layers, and what sets them apart."""
 
 FAMILIES: dict[str, Family] = {
     "mamba2": Family(lambda: mamba2(n_groups=1), attention=False, attention_kind="eager"),
@@ -239,6 +266,10 @@ FAMILIES: dict[str, Family] = {
         quick=(),
         recurrence="",
     ),
+    **{
+        kind: Family(partial(AutoConfig.for_model, kind, **{**PLAIN, **settings}), **ATTENTION)
+        for kind, settings in MORE.items()
+    },
 }
 """Every family that ``specdecodes.models.families.SUPPORTED`` names, some in two configurations."""
 

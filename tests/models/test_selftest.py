@@ -20,11 +20,13 @@ from specdecodes.models.recurrences.stack import RecurrentStack
 from specdecodes.models.selftest import FLOORS, self_test
 from specdecodes.models.target import Target
 
-from .configs import FAMILIES, LIFTED, each
+from .configs import FAMILIES, LIFTED, MORE, each
 from .families import gap, make, prompt_of, shared, stock_path
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in MORE else []) for name in FAMILIES]
+)
 def test_every_family_passes(name: str) -> None:
     report = self_test(Target(shared(name)))
     assert report.family == shared(name).config.model_type

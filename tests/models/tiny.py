@@ -109,6 +109,7 @@ MLA: dict[str, Any] = {
 }
 WINDOW = 6
 """Less than every prompt that is not tiny, and less than the deepest path."""
+MIXED: dict[str, Any] = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 DELTA: dict[str, Any] = {
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,

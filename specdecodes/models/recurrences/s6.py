@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from specdecodes.kernels.mamba2_scan.naive import compute_dtype
-from specdecodes.kernels.s6_scan.naive import (
+from specdecodes.kernels.mamba2_scan import compute_dtype
+from specdecodes.kernels.s6_scan import (
     discretize,
     jump_,
     read_states,
