@@ -125,7 +125,10 @@ TOO_LARGE = {
     ("dynamic", "max_nodes=5000"): "max_nodes: expected at most 4096, got 5000",
     ("beam", "width=4000"): "tree: expected a tree of at most 4096 nodes, got 16001; choose a smaller one",
     ("sd", "max_slots=99999999999"): "max_slots: expected at most 4096 nodes, got 99999999999",
-    ("sd", "max_slots=2"): "max_slots: expected at least 4, the nodes that the draft runs in a step of this tree, got 2",
+    (
+        "sd",
+        "max_slots=2",
+    ): "max_slots: expected at least 4, the nodes that the draft runs in a step of this tree, got 2",
 }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
 SUPPORTED = {
     "llama": "attention",
@@ -38,6 +38,15 @@ SUPPORTED = {
     "qwen3_moe": "attention",
     "gpt2": "attention",
     "opt": "attention",
+    **dict.fromkeys(
+        (
+            *("cohere", "cohere2", "exaone4", "gemma", "glm4", "glm4_moe", "gpt_neox", "granite", "granitemoe"),
+            *("ministral3", "olmo", "olmo2", "olmo3", "olmoe", "phi", "phi3", "qwen2_moe", "smollm3"),
+            *("stablelm", "starcoder2"),
+        ),
+        "attention",
+    ),
+    "deepseek_v2": "latent attention",
     "deepseek_v3": "latent attention",
     "mamba_in_llama": "Mamba-2 and attention",
 }
@@ -129,6 +138,16 @@ def check_supported(config: Any) -> None:  # noqa: ANN401 - a transformers confi
             f"model: attention {attention!r} cannot take a tree mask; "
             "load the model with attn_implementation='sdpa' or 'eager'"
         )
+
+
+def causal_config(config: Any) -> Any:  # noqa: ANN401
+    """The configuration of the model that ``AutoModelForCausalLM`` makes of a checkpoint with ``config``.
+
+    Of some models of text and images it loads the text part.
+    """
+    known: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    text = config.get_text_config()
+    return text if known is not None and known.config_class is type(text) else config
 
 
 def signature_of(model: PreTrainedModel) -> Signature:

@@ -19,7 +19,7 @@ from specdecodes import assets
 from specdecodes.core.settings import SettingWarning
 from specdecodes.models import state_spaces
 from specdecodes.models.checkpoints import WEIGHT_FILES, damaged_file, is_original, read_config, stored_shapes
-from specdecodes.models.families import RefusedError, check_supported
+from specdecodes.models.families import RefusedError, causal_config, check_supported
 from specdecodes.models.target import Target
 from specdecodes.plugin import nearest, registry
 
@@ -105,7 +105,7 @@ def load_model(
     path = _existing(source, role)
     try:
         config, renamed = read_config(path, trust_remote_code=trust_remote_code)
-        check_supported(config)
+        check_supported(causal_config(config))
         _check_weights(path)
     except Exception as error:  # a damaged config.json fails with errors of every kind
         kind = RefusedError if isinstance(error, RefusedError) else ValueError

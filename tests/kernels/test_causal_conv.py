@@ -185,6 +185,22 @@ def test_bfloat16_is_summed_in_float32() -> None:
     assert advance_conv(F.pad(inputs[0, :, :3], (1, 0)), inputs[0, :, 3], weight, None, None).item() == 2**-14
 
 
+@pytest.mark.parametrize("width", [3, 4])
+@each_activation
+@each_bias
+def test_bfloat16_is_bit_for_bit_what_conv1d_gives(with_bias: bool, activation: str | None, width: int) -> None:
+    """Rounded before the activation: what a stock step does, so that what follows in the model rounds alike."""
+    weight, bias = parameters(width, with_bias, torch.bfloat16)
+    x = normal(1, CHANNELS, 40, dtype=torch.bfloat16)
+    stock = activate(F.conv1d(F.pad(x, (width - 1, 0)), weight[:, None], bias, groups=CHANNELS), activation)
+    assert torch.equal(sequence_conv(x, weight, bias, activation), stock)
+    parents, window = torch.arange(-1, 39)[None], torch.zeros(1, CHANNELS, width, dtype=torch.bfloat16)
+    tree = tree_conv(x, window, Topology(parents).windows(width), weight, bias, activation)
+    assert torch.equal(tree, stock)
+    steps = [advance_conv(window, x[..., t], weight, bias, activation) for t in range(40)]
+    assert torch.equal(torch.stack(steps, dim=-1), stock)
+
+
 def test_unknown_activation() -> None:
     with pytest.raises(ValueError, match="expected 'silu', 'swish' or None, got 'relu'"):
         activate(torch.zeros(1), "relu")

@@ -25,7 +25,8 @@ from specdecodes.core.tree import Tree
 from specdecodes.models.families import CACHE_ARGUMENTS
 from specdecodes.models.target import Target
 
-from .configs import FAMILIES, VOCAB
+from .configs import FAMILIES
+from .tiny import VOCAB
 
 
 def numbers(*parts: Any) -> torch.Generator:
@@ -51,7 +52,7 @@ def make(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         elif key.endswith(("A_log", "dt_bias")):
             weight.add_(0.3 * noise)
         elif key.endswith(("dt_proj.bias", "dt_proj_bias")):
-            weight.copy_(noise)  # as it is, steps are so small that states hardly matter
+            weight.copy_(noise - 2)  # as it is, steps are so small that states hardly matter
         elif weight.ndim >= 2:
             weight.copy_(noise / math.sqrt(weight.shape[-1]))
         else:

@@ -15,7 +15,7 @@ from specdecodes.plugins.states.copy import StateCopy
 from specdecodes.plugins.states.reforward import Reforward
 from specdecodes.plugins.states.replay import Replay
 
-from .configs import FAMILIES, RECURRENT
+from .configs import FAMILIES, RECURRENT, each
 from .families import make, prompt_of, tree_of
 
 
@@ -69,7 +69,7 @@ def delta(mixer: nn.Module, itemsize: int) -> tuple[int, int]:
 
 @pytest.mark.parametrize("backend", [Replay, StateCopy, Reforward], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("name", each(RECURRENT))
 def test_kept_bytes_equal_the_formula(name: str, dtype: torch.dtype, backend: type[StateBackend]) -> None:
     target = Target(make(name, dtype), backend=backend())
     mixers = [module for module in target.model.modules() if any(isinstance(m, nn.Conv1d) for m in module.children())]

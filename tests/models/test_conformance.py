@@ -17,7 +17,7 @@ from specdecodes.plugins.states.copy import StateCopy
 from specdecodes.plugins.states.reforward import Reforward
 from specdecodes.plugins.states.replay import Replay
 
-from .configs import FAMILIES, LIFTED, RECURRENT
+from .configs import FAMILIES, LIFTED, RECURRENT, each
 from .families import (
     SHAPES,
     Steps,
@@ -43,10 +43,6 @@ BACKENDS: list[type[StateBackend]] = [Replay, StateCopy, Reforward]
 ALL_SHAPES = [*SHAPES, "random", "deep"]
 
 
-QUICK_IN_F64 = ("mamba2", "zamba2", "falcon_mamba", "qwen3_next", "kimi_linear", "lfm2", "llama", "mistral-window")
-"""One family for every recurrence and kind of cache: what --quick checks in float64. In float32 it checks them all."""
-
-
 def spelled(value: object) -> str:
     return getattr(value, "__name__", str(value).removeprefix("torch."))
 
@@ -56,8 +52,7 @@ def tolerance(name: str, dtype: torch.dtype) -> float:
 
 
 def model(name: str, dtype: torch.dtype, *more: object, slow: bool = False):
-    slow = slow or (dtype == F64 and name not in QUICK_IN_F64)
-    return pytest.param(name, dtype, *more, marks=pytest.mark.slow if slow else [])
+    return pytest.param(name, dtype, *more, marks=pytest.mark.slow if slow else FAMILIES[name].marks(dtype))
 
 
 MODELS = [*((name, F32) for name in FAMILIES), *((name, F64) for name in LIFTED)]
@@ -162,7 +157,7 @@ def test_prefill_in_chunks(name: str, dtype: torch.dtype, monkeypatch: pytest.Mo
     assert state_error(target, stock_prefix(name, dtype, 13)) < tolerance(name, dtype)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", each(FAMILIES))
 def test_scoring_commits_nothing(name: str) -> None:
     for backend in BACKENDS:
         target = prefilled(name, backend=backend())
@@ -175,7 +170,7 @@ def test_scoring_commits_nothing(name: str) -> None:
         assert all(torch.equal(a, b) for a, b in zip(committed(target), before, strict=True))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", each(FAMILIES))
 def test_a_node_changes_its_descendants_only(name: str) -> None:
     target, tree = prefilled(name), tree_of("stree")
     clean = target.score(tree)
@@ -190,7 +185,7 @@ def test_a_node_changes_its_descendants_only(name: str) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", each(FAMILIES))
 def test_a_broken_node_reaches_its_descendants_only(name: str, value: float) -> None:
     model, tree = make(name), tree_of("stree")
     broken_token = 2  # in no prompt and no tree
@@ -216,7 +211,7 @@ def test_a_broken_node_reaches_its_descendants_only(name: str, value: float) -> 
             )
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", each(FAMILIES))
 def test_padding_nodes_are_inert(name: str) -> None:
     target, tree = prefilled(name), tree_of("six")
     clean = target.score(tree)
@@ -289,7 +284,7 @@ def test_steps_in_place(name: str, dtype: torch.dtype) -> None:
     walk(target, name, dtype, (*single, ("six", 5), *single, ("stree", 0), *single))
 
 
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("name", each(RECURRENT))
 def test_backends_agree(name: str) -> None:
     dtype = F64 if FAMILIES[name].lifts else F32
     shared(name, dtype)
@@ -309,7 +304,7 @@ def test_backends_agree(name: str) -> None:
 # -- caches -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", each(FAMILIES))
 def test_static_cache_equals_dynamic(name: str) -> None:
     dynamic, static = Target(shared(name)), Target(shared(name), max_length=80)
     prompt = prompt_of(13)

@@ -8,14 +8,14 @@ import torch
 from specdecodes import load
 from specdecodes.models.slots import SlotRunner
 
-from .configs import FAMILIES
+from .configs import FAMILIES, each
 from .families import gap, numbers, path_to, prompt_of, shared, stock_prefix, stock_tree, tree_of
 
 NEW = 40
 QUICK = ("mamba2", "mamba", "llama")
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", each(FAMILIES))
 def test_slots_expand_along_their_own_paths(name: str) -> None:
     """Two steps: a random tree, node by node in random order, then the path of its last node, then another one."""
     tolerance = FAMILIES[name].float32

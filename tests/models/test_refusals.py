@@ -15,11 +15,14 @@ from transformers import (
     AutoModelForCausalLM,
     BambaConfig,
     BloomConfig,
+    Gemma3Config,
     LlamaConfig,
     Mamba2Config,
     MiniMaxConfig,
     PreTrainedConfig,
     Qwen2Config,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
     RecurrentGemmaConfig,
     RwkvConfig,
     T5Config,
@@ -28,12 +31,14 @@ from transformers import (
 )
 
 from specdecodes.core.tree import Tree
-from specdecodes.models.families import SUPPORTED, check_supported
+from specdecodes.models.families import SUPPORTED, causal_config, check_supported
 from specdecodes.models.interpose import install
+from specdecodes.models.loading import load_model
 from specdecodes.models.target import Target
 
-from .configs import FAMILIES, MAMBA, PLAIN
+from .configs import FAMILIES
 from .families import prompt_of, shared
+from .tiny import MAMBA, PLAIN
 
 TINY: dict[str, Any] = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1}
 
@@ -197,6 +202,20 @@ def test_messages_are_one_line() -> None:
         with pytest.raises(ValueError, match=r"^model: ") as refusal:
             check_supported(config)
         assert "\n" not in str(refusal.value)
+
+
+def test_of_a_model_of_text_and_images_the_text_part_is_loaded(tmp_path: Path) -> None:
+    """As ``AutoModelForCausalLM`` does, for Qwen3.5 (but not for Gemma 3, of which it loads the whole)."""
+    text = FAMILIES["qwen3_5"].config()
+    vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 32}
+    config = Qwen3_5Config(text_config=text.to_dict(), vision_config=vision)
+    Qwen3_5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), "target", torch.device("cpu"), torch.float32)
+    assert model.config.model_type == "qwen3_5_text"
+    assert Target(model).prefill(prompt_of(5)).isfinite().all()
+    with pytest.raises(ValueError, match="family 'qwen3_5' is not supported yet"):
+        Target(Qwen3_5ForConditionalGeneration(config))
+    assert causal_config(Gemma3Config()).model_type == "gemma3"
 
 
 def test_the_readme_names_what_is_supported() -> None:

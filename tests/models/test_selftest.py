@@ -12,18 +12,21 @@ from torch import Tensor
 
 from specdecodes.core.tree import Topology
 from specdecodes.kernels.causal_conv.naive import window_conv
-from specdecodes.models import passes
+from specdecodes.models import masks, passes
 from specdecodes.models.passes import TreePass
 from specdecodes.models.recurrences import mamba2
 from specdecodes.models.recurrences.mamba2 import Mamba2Stack
+from specdecodes.models.recurrences.stack import RecurrentStack
 from specdecodes.models.selftest import FLOORS, self_test
 from specdecodes.models.target import Target
 
-from .configs import FAMILIES, LIFTED
+from .configs import FAMILIES, LIFTED, MORE, each
 from .families import gap, make, prompt_of, shared, stock_path
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in MORE else []) for name in FAMILIES]
+)
 def test_every_family_passes(name: str) -> None:
     report = self_test(Target(shared(name)))
     assert report.family == shared(name).config.model_type
@@ -32,7 +35,7 @@ def test_every_family_passes(name: str) -> None:
     assert 0 < report.seconds < 10
 
 
-@pytest.mark.parametrize("name", LIFTED)
+@pytest.mark.parametrize("name", each(LIFTED))
 def test_float64_passes_without_lifted_casts(name: str) -> None:
     assert self_test(Target(shared(name, torch.float64))).max_error < 1e-4
 
@@ -105,7 +108,8 @@ def _scan_ignores_tree(patch: pytest.MonkeyPatch) -> None:
 
 
 def _no_jump(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Mamba2Stack, "jump", lambda *_: None)
+    for stack in (Mamba2Stack, RecurrentStack):
+        patch.setattr(stack, "jump", lambda *_: None)
 
 
 def _no_gather(patch: pytest.MonkeyPatch) -> None:
@@ -123,6 +127,15 @@ def _jump_forgets_window(patch: pytest.MonkeyPatch) -> None:
             layer.window.copy_(window)
 
     patch.setattr(Mamba2Stack, "jump", mutant)
+
+
+def _levels_of_another_tree(patch: pytest.MonkeyPatch) -> None:
+    levels = Topology.levels.func  # type: ignore[attr-defined]
+    patch.setattr(Topology, "levels", property(lambda self: [(nodes, 0 * nodes) for nodes, _ in levels(self)]))
+
+
+def _no_window(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(masks, "_inside", lambda mask, *_: mask)
 
 
 def _step_forgets_window(patch: pytest.MonkeyPatch) -> None:
@@ -150,6 +163,15 @@ MISTAKES = [
     (_jump_forgets_window, "mamba2-groups", "tree after a commit, node 0"),
     (_no_gather, "mistral", "tree after a commit, node 0"),
     (_no_gather, "falcon_h1", "tree after a commit, node 0"),
+    (_levels_of_another_tree, "mamba", "first tree, node 3"),
+    (_no_jump, "zamba", "tree after a commit, node 0"),
+    (_scan_ignores_tree, "qwen3_5", "first tree, node 2"),
+    (_no_jump, "kimi_linear", "tree after a commit, node 0"),
+    (_no_jump, "lfm2", "tree after a commit, node 0"),
+    (_no_window, "mistral-window", "first tree, node 0"),
+    (_no_window, "gemma2", "first tree, node 0"),
+    (_index_for_depth, "gpt2", "first tree, node 2"),
+    (_no_gather, "deepseek_v3", "tree after a commit, node 0"),
     (_step_forgets_window, "mamba2", "plain step after a commit, node 0"),
 ]
 

@@ -23,28 +23,30 @@ def sequence_conv(x: Tensor, weight: Tensor, bias: Tensor | None, activation: st
     """Convolve ``x`` [B, C, T], whose left context is zero, with ``weight`` [C, W]; returns [B, C, T].
 
     A sum of W shifted products: at the widths in use (4) this is several times faster on a CPU than
-    a grouped ``conv1d``, and its gradient is cheap.
+    a grouped ``conv1d``, and its gradient is cheap. Sums in at least float32.
     """
+    kind = torch.promote_types(x.dtype, torch.float32)
     length, width = x.shape[-1], weight.shape[-1]
-    padded = F.pad(x, (width - 1, 0))
+    padded, weight = F.pad(x, (width - 1, 0)).to(kind), weight.to(kind)
     y = padded[..., :length] * weight[:, 0, None]
     for tap in range(1, width):
         y = torch.addcmul(y, padded[..., tap : tap + length], weight[:, tap, None])
     if bias is not None:
-        y = y + bias[:, None]
-    return activate(y, activation)
+        y = y + bias.to(kind)[:, None]
+    return activate(y.to(x.dtype), activation)
 
 
 def window_conv(windows: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
     """Convolve prepared windows [..., C, W] (newest input last) with ``weight`` [C, W]; returns [..., C].
 
-    Sums in at least float32: in bfloat16 the rounding of four products is what breaks close decisions.
+    Sums in at least float32 and rounds before the activation, as ``conv1d`` does: in bfloat16 rounding anywhere else
+    is what breaks close decisions.
     """
     kind = torch.promote_types(windows.dtype, torch.float32)
     y = (windows.to(kind) * weight.to(kind)).sum(-1)
     if bias is not None:
         y = y + bias.to(kind)
-    return activate(y, activation).to(windows.dtype)
+    return activate(y.to(windows.dtype), activation)
 
 
 def path_conv(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
@@ -61,7 +63,7 @@ def path_conv(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | 
         y = torch.addcmul(y, wide[..., tap : tap + count, :], weight[tap])
     if bias is not None:
         y = y + bias.to(kind)
-    return activate(y, activation).to(x.dtype)
+    return activate(y.to(x.dtype), activation)
 
 
 def tree_conv(
@@ -87,7 +89,7 @@ def tree_conv(
     y = (taps.to(kind) * weight.to(kind).mT).sum(2)
     if bias is not None:
         y = y + bias.to(kind)
-    return activate(y, activation).to(x.dtype).mT
+    return activate(y.to(x.dtype), activation).mT
 
 
 def step_conv_(window: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:

@@ -88,8 +88,8 @@ def tree_states_by_doubling(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, state: 
 
 
 def read_states(states: Tensor, C: Tensor) -> Tensor:
-    """Outputs [..., C] of ``states`` [..., C, N] and output directions [..., N]."""
-    return (states @ C.to(states.dtype)[..., None]).squeeze(-1)
+    """Outputs [..., C] of ``states`` [..., C, N] and output directions [..., N], in their dtype, as in stock steps."""
+    return (states.to(C.dtype) @ C[..., None]).squeeze(-1)
 
 
 def step_(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from specdecodes.kernels.gated_delta.naive import (
+from specdecodes.kernels.gated_delta import (
     CHUNK,
     TreeScan,
     jump_,
@@ -23,7 +23,7 @@ from specdecodes.kernels.gated_delta.naive import (
     tree_scan,
     tree_states,
 )
-from specdecodes.kernels.mamba2_scan.naive import compute_dtype
+from specdecodes.kernels.mamba2_scan import compute_dtype
 from specdecodes.models.recurrences.layer import RecurrentLayer, ScoredTree, some
 from specdecodes.models.recurrences.stack import RecurrentStack
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from specdecodes.kernels.gated_delta.naive import TreeScan
-from specdecodes.kernels.kimi_delta.naive import CHUNK, tree_scan
+from specdecodes.kernels.gated_delta import TreeScan
+from specdecodes.kernels.kimi_delta import CHUNK, tree_scan
 from specdecodes.models.recurrences.gated_delta import GatedDeltaLayer
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from specdecodes.kernels.mamba2_scan.naive import compute_dtype
-from specdecodes.kernels.s6_scan.naive import (
+from specdecodes.kernels.mamba2_scan import compute_dtype
+from specdecodes.kernels.s6_scan import (
     discretize,
     jump_,
     read_states,
@@ -99,9 +99,9 @@ class S6Layer(RecurrentLayer):
         return S6Inputs(x, raw, steps, A, B.mT, C.mT, D, None if z is None else z.mT, start)
 
     def answer(self, y: Tensor, inputs: S6Inputs) -> Tensor:
-        """See the base: skip and gate, channels first."""
+        """See the base: skip and gate, channels first, rounded where stock steps round."""
         if inputs.D is not None:
-            y = torch.addcmul(y, inputs.x.to(y.dtype), inputs.D.to(y.dtype))
+            y = y + inputs.x * inputs.D.to(y.dtype)
         if inputs.z is not None:
             y = y * F.silu(inputs.z)
         return y.mT
