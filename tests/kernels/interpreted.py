@@ -14,8 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from specdecodes.core.load import load
 from specdecodes.core.tree import Topology
 from specdecodes.kernels import causal_conv, choice, mamba2_scan
+from specdecodes.testing import toy_model
 
 from .paths import error
 from .test_mamba2_scan import SHAPES, Inputs
@@ -236,3 +238,14 @@ def test_step_sizes_of_a_jump_far_out() -> None:
     torch.testing.assert_close(
         states.view(-1).double(), torch.nn.functional.softplus(raw.double()), rtol=1e-6, atol=1e-38
     )
+
+
+@pytest.mark.slow
+def test_a_model_decodes_the_same() -> None:
+    """Scan, conv and jump together; loading compares a tree and a commit with the stock model's own steps."""
+    prompt = torch.arange(5, 17)[None]
+    answers = [
+        load(toy_model("mamba2"), "ngram", mode, **settings).generate(prompt, max_new_tokens=6, ignore_eos=True).tokens
+        for mode, settings in (("naive", {}), ("stree", {"tree": "2,1"}))
+    ]
+    assert answers[0] == answers[1]

@@ -65,10 +65,10 @@ def tree_conv(x: Tensor, window: Tensor, index: Tensor, weight: Tensor, bias: Te
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     grid = (triton.cdiv(channels, CONFIG["BC"]), triton.cdiv(count, CONFIG["BT"]), rows)
     weight, window, index = weight.contiguous(), window.contiguous(), index.contiguous()
-    tree_conv_kernel[grid](
-        *(x, window, index, weight, weight if bias is None else bias, y),
-        *(count, channels, x.stride(0), x.stride(1), weight.shape[-1], bias is not None, silu),
-        **CONFIG,
-        num_warps=4,
-    )
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        tree_conv_kernel[grid](
+            *(x, window, index, weight, weight if bias is None else bias, y),
+            *(count, channels, x.stride(0), x.stride(1), weight.shape[-1], bias is not None, silu),
+            **CONFIG,
+        )
     return y

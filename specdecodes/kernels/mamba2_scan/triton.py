@@ -156,11 +156,13 @@ def tree_scan(
     y = x.new_empty(x.shape, dtype=torch.float32)
     config = scan_config(count, head_dim, state_dim, x.dtype)
     strides = [each.stride(dim) for each in (x, dt, B, C) for dim in (0, 1)]
-    tree_scan_kernel[triton.cdiv(head_dim, config["BP"]), heads, rows](
-        *(x, dt, A.contiguous(), B, C, D, state.contiguous(), ancestors.contiguous().view(torch.uint8), y),
-        *(count, *strides, heads, head_dim, groups, state_dim, D is not None),
-        **config,
-    )
+    skip = None if D is None else D.contiguous()
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        tree_scan_kernel[triton.cdiv(head_dim, config["BP"]), heads, rows](
+            *(x, dt, A.contiguous(), B, C, skip, state.contiguous(), ancestors.contiguous().view(torch.uint8), y),
+            *(count, *strides, heads, head_dim, groups, state_dim, D is not None),
+            **config,
+        )
     return y
 
 
@@ -329,15 +331,14 @@ def path_jump_(
     channels, taps = windows.shape[2:]
     inputs, dt, path = inputs.contiguous(), dt.contiguous(), path.contiguous()
     count, length = inputs.shape[2], path.shape[1]
-    config = jump_config(length, head_dim, state_dim)
-    jump_states_kernel[triton.cdiv(head_dim, config["BP"]), heads, layers * rows](
-        *(windows, states, inputs, dt, path, weight, weight if bias is None else bias, A),
-        *(A if dt_bias is None else dt_bias, rows, count, length, channels, weight.stride(0)),
-        *(heads, head_dim, groups, state_dim, taps, bias is not None, dt_bias is not None, softplus, silu),
-        **config,
-        num_warps=4,
-    )
-    tiles = windows_config(length, taps)
-    jump_windows_kernel[triton.cdiv(channels, tiles["BC"]), layers * rows](
-        windows, inputs, path, rows, count, length, channels, taps, **tiles, num_warps=4
-    )
+    config, tiles = jump_config(length, head_dim, state_dim), windows_config(length, taps)
+    with torch.cuda.device_of(windows):
+        jump_states_kernel[triton.cdiv(head_dim, config["BP"]), heads, layers * rows](
+            *(windows, states, inputs, dt, path, weight, weight if bias is None else bias, A),
+            *(A if dt_bias is None else dt_bias, rows, count, length, channels, weight.stride(0)),
+            *(heads, head_dim, groups, state_dim, taps, bias is not None, dt_bias is not None, softplus, silu),
+            **config,
+        )
+        jump_windows_kernel[triton.cdiv(channels, tiles["BC"]), layers * rows](
+            windows, inputs, path, rows, count, length, channels, taps, **tiles
+        )
