@@ -19,11 +19,16 @@ BLOCK_P = 32
 BLOCK_N = 32
 """State dims that a product takes at once: operands lie in registers, three times each in float32."""
 
+STATE_TILE = 2048
+"""Elements of the state that a program of a jump holds in registers."""
+
 
 def scan_config(count: int, head_dim: int, state_dim: int, dtype: torch.dtype) -> dict[str, int | str]:
     """How :func:`tree_scan_kernel` runs: the largest row tile that pads T no further than to the next 16."""
     padded = -(-count // 16) * 16
-    sizes, precision = ((32, 16), "tf32x3") if dtype == torch.float32 else ((64, 32, 16), "tf32")
+    precision = "tf32x3" if dtype == torch.float32 else "tf32"
+    # 64 nodes fit the registers only where products take N in several steps and are not split.
+    sizes = (64, 32, 16) if precision == "tf32" and state_dim > BLOCK_N else (32, 16)
     block_t = next(size for size in sizes if padded % size == 0)
     block_p, block_n = min(BLOCK_P, _power(head_dim)), min(BLOCK_N, _power(state_dim))
     warps = 8 if block_t == 64 else 4
@@ -32,7 +37,8 @@ def scan_config(count: int, head_dim: int, state_dim: int, dtype: torch.dtype) -
 
 def jump_config(length: int, head_dim: int, state_dim: int) -> dict[str, int]:
     """Tiles of :func:`jump_states_kernel`."""
-    return {"BD": _power(length), "BP": min(BLOCK_P, _power(head_dim)), "BN": _power(state_dim)}
+    block_n = _power(state_dim)
+    return {"BD": _power(length), "BP": min(BLOCK_P, _power(head_dim), max(1, STATE_TILE // block_n)), "BN": block_n}
 
 
 def windows_config(length: int, taps: int) -> dict[str, int]:
