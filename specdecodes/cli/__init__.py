@@ -21,6 +21,7 @@ COMMANDS = {
     "score": ("specdecodes.cli.score", "score drafters for a target: divergence, overlap, acceptance vectors"),
     "tune": ("specdecodes.cli.tune", "find the fastest mode, tree and size on this machine"),
     "corpus": ("specdecodes.cli.corpus", "index texts to draft from"),
+    "doctor": ("specdecodes.cli.doctor", "say which kernels run on this machine, and why"),
     "train": ("specdecodes.train.__main__", "train a target or a drafter by a recipe"),
 }
 """Name to module and summary; a module is imported when its command runs."""

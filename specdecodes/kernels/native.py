@@ -23,9 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SWITCH = "SPECDECODES_KERNELS"
-"""``auto`` (the fastest there is), ``native`` or ``naive``."""
-CHOICES = ("auto", "native", "naive")
+from specdecodes.kernels.switch import SWITCH, wanted
+
 FLAGS = (
     "-std=gnu++17",
     "-O3",
@@ -46,12 +45,6 @@ LIBRARY = torch.library.Library("specdecodes", "DEF")
 """Where ops are registered that ``torch.compile`` must leave whole; ``torch.library.custom_op`` costs 20 us a call."""
 
 
-@torch.compiler.assume_constant_result
-def serves(device: str, dtype: torch.dtype) -> bool:
-    """Whether the library has the ops for tensors like that."""
-    return device == "cpu" and dtype == torch.float32 and library() is not None
-
-
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The library, or None where there is none; compiles it on first use.
@@ -59,21 +52,33 @@ def library() -> ctypes.CDLL | None:
     Raises:
         ValueError: the switch is none of its values, or says ``native`` where compiling failed.
     """
-    wanted = os.environ.get(SWITCH, "auto")
-    if wanted not in CHOICES:
-        raise ValueError(f"{SWITCH}: expected one of {', '.join(CHOICES)}, got {wanted!r}")
-    if wanted == "naive":
+    forced = wanted()
+    if forced == "naive":
         return None
+    found = _loaded()
+    if isinstance(found, ctypes.CDLL):
+        return found
+    if forced == "native":
+        raise ValueError(f"{SWITCH}: expected kernels that compile, got: {found}; unset it to go without")
+    _log.warning("no native kernels: %s; slower ones are used", found)
+    return None
+
+
+def missing() -> str | None:
+    """Why there is no library; None where there is one."""
+    if wanted() == "naive":
+        return f"{SWITCH}=naive"
+    found = _loaded()
+    return found if isinstance(found, str) else None
+
+
+@functools.cache
+def _loaded() -> ctypes.CDLL | str:
+    """The library, or why there is none."""
     try:
         return ctypes.CDLL(str(_built()))
     except (OSError, subprocess.SubprocessError) as error:
-        reason = _reason(error)
-        if wanted == "native":
-            raise ValueError(
-                f"{SWITCH}: expected kernels that compile, got: {reason}; unset it to go without"
-            ) from error
-        _log.warning("no native kernels: %s; slower ones are used", reason)
-        return None
+        return _reason(error)
 
 
 @functools.cache
@@ -101,14 +106,19 @@ def rows(x: Tensor, free: int) -> Tensor:
     return x
 
 
+def compiler() -> str | None:
+    """The C++ compiler that builds the library: ``$CXX``, else g++ or c++."""
+    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+
+
 def _built() -> Path:
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
-    if compiler is None:
+    compiles = compiler()
+    if compiles is None:
         raise OSError("no C++ compiler: neither CXX nor g++ nor c++ was found")
     here = Path(__file__).parent
     sources = sorted(here.glob("*/native.cpp"))
     parts = [path.read_bytes() for path in (*sources, here / "native.h")]
-    parts += [" ".join(FLAGS).encode(), _run([compiler, "--version"]), _processor()]
+    parts += [" ".join(FLAGS).encode(), _run([compiles, "--version"]), _processor()]
     name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:24] + ".so"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "specdecodes"
     path = folder / name
@@ -116,7 +126,7 @@ def _built() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as own:  # several processes may compile at once
             made = Path(own) / name
-            _run([compiler, *FLAGS, *map(str, sources), "-o", str(made)])
+            _run([compiles, *FLAGS, *map(str, sources), "-o", str(made)])
             made.replace(path)
     return path
 

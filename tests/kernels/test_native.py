@@ -227,7 +227,7 @@ def test_the_switch(tmp_path: Path) -> None:
     forced = _fresh(tmp_path, SPECDECODES_KERNELS="native", CXX="no-such-compiler")
     assert forced.returncode and "SPECDECODES_KERNELS: expected kernels that compile" in forced.stderr
     wrong = _fresh(tmp_path, SPECDECODES_KERNELS="fast")
-    assert wrong.returncode and "expected one of auto, native, naive, got 'fast'" in wrong.stderr
+    assert wrong.returncode and "expected one of auto, triton, native, naive, got 'fast'" in wrong.stderr
 
 
 @pytest.mark.slow

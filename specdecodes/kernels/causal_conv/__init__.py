@@ -1,11 +1,11 @@
-"""The causal convolution: chooses between the C++ kernels (CPU, float32) and plain torch."""
+"""The causal convolution: chooses between Triton (CUDA), the C++ kernels (CPU, float32) and plain torch."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from specdecodes.kernels import native
+from specdecodes.kernels import choice, native
 from specdecodes.kernels.causal_conv import naive
 from specdecodes.kernels.causal_conv.naive import activate, path_conv, sequence_conv
 
@@ -18,7 +18,7 @@ def tree_conv(
     x: Tensor, window: Tensor, index: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None
 ) -> Tensor:
     """See :func:`naive.tree_conv`."""
-    if native.serves(x.device.type, x.dtype) and activation in (None, *SILU):
+    if not choice.serves("naive", x.device.type, x.dtype) and activation in (None, *SILU):
         y: Tensor = torch.ops.specdecodes.tree_conv(x, window, index, weight, bias, activation is not None)
         return y.mT
     return naive.tree_conv(x, window, index, weight, bias, activation)
@@ -26,7 +26,8 @@ def tree_conv(
 
 def step_conv_(window: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
     """See :func:`naive.step_conv_`. Compiled graphs fuse the plain form, and would copy around an op in place."""
-    served = native.serves(x.device.type, x.dtype) and window.is_contiguous() and activation in (None, *SILU)
+    served = choice.serves("native", x.device.type, x.dtype) and window.is_contiguous()
+    served = served and activation in (None, *SILU)
     if torch.compiler.is_compiling() or not served:
         return naive.step_conv_(window, x, weight, bias, activation)
     x, weight = native.rows(x, 1), weight.contiguous()
@@ -44,6 +45,10 @@ native.LIBRARY.define(
 
 def _tree_conv(x: Tensor, window: Tensor, index: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
     """[B, C, T] to [B, T, C]."""
+    if choice.serves("triton", x.device.type, x.dtype):
+        from specdecodes.kernels.causal_conv import triton  # where it is chosen, it imports
+
+        return triton.tree_conv(x.mT, window, index, weight, bias, silu)
     x = native.rows(x.mT, 2)
     rows, count, channels = x.shape
     y = x.new_empty(rows, count, channels)
@@ -53,7 +58,8 @@ def _tree_conv(x: Tensor, window: Tensor, index: Tensor, weight: Tensor, bias: T
     return y
 
 
-native.LIBRARY.impl("tree_conv", _tree_conv, "CPU")
+for _device in ("CPU", "CUDA"):
+    native.LIBRARY.impl("tree_conv", _tree_conv, _device)
 
 
 @torch.library.register_fake("specdecodes::tree_conv", lib=native.LIBRARY)

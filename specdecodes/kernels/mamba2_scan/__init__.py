@@ -1,22 +1,32 @@
-"""The Mamba-2 recurrence: chooses between the C++ kernels (CPU, float32) and plain torch."""
+"""The Mamba-2 recurrence: chooses between Triton (CUDA), the C++ kernels (CPU, float32) and plain torch."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from specdecodes.kernels import native
+from specdecodes.kernels import choice, native
 from specdecodes.kernels.mamba2_scan import naive
 from specdecodes.kernels.mamba2_scan.naive import chunk_scan, compute_dtype, discretize, jump_, tree_states
 
-__all__ = ["chunk_scan", "compute_dtype", "discretize", "jump_", "path_jump_", "step_", "tree_scan", "tree_states"]
+__all__ = [
+    "chunk_scan",
+    "compute_dtype",
+    "discretize",
+    "jump_",
+    "path_jump_",
+    "path_jump_serves",
+    "step_",
+    "tree_scan",
+    "tree_states",
+]
 
 
 def tree_scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor, ancestors: Tensor
 ) -> Tensor:
     """See :func:`naive.tree_scan`."""
-    if native.serves(x.device.type, x.dtype):
+    if not choice.serves("naive", x.device.type, x.dtype):
         y: Tensor = torch.ops.specdecodes.mamba2_tree_scan(x, dt, A, B, C, D, state, ancestors)
         return y
     return naive.tree_scan(x, dt, A, B, C, D, state, ancestors)
@@ -24,7 +34,7 @@ def tree_scan(
 
 def step_(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None) -> Tensor:
     """See :func:`naive.step_`. Compiled graphs fuse the plain form, and would copy around an op in place."""
-    served = native.serves(x.device.type, x.dtype) and state.is_contiguous()
+    served = choice.serves("native", x.device.type, x.dtype) and state.is_contiguous()
     if torch.compiler.is_compiling() or not served:
         return naive.step_(state, x, dt, A, B, C, D)
     x, B, C, dt = native.rows(x, 1), native.rows(B, 1), native.rows(C, 1), dt.contiguous()
@@ -32,6 +42,14 @@ def step_(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor,
     size = (*x.shape, *B.shape[1:])
     native.call("mamba2_step", (state, x, dt, A, B, C, D, y), x.stride(0), B.stride(0), C.stride(0), *size)
     return y
+
+
+def path_jump_serves(windows: Tensor, *others: Tensor) -> bool:
+    """Whether :func:`path_jump_` takes buffers like these: ``others`` are states, weight and A."""
+    kind = choice.decide(windows.device.type, windows.dtype).form
+    if kind == "native":  # everything in float32
+        return all(each.dtype == torch.float32 for each in others)
+    return kind == "triton" and others[0].dtype == torch.float32 and windows.is_contiguous()
 
 
 def path_jump_(
@@ -49,7 +67,7 @@ def path_jump_(
     softplus: bool,
     silu: bool,
 ) -> None:
-    """Move windows and states of all layers along a path, in place, in one C++ call (CPU, float32).
+    """Move windows and states of all layers along a path, in place, in one call; only where :func:`path_jump_serves`.
 
     Args:
         windows: [layers, B, C, W]; states: [layers, B, H, P, N].
@@ -57,6 +75,12 @@ def path_jump_(
         path: node ids [B, D] padded with -1.
         weight: [W, layers, ..., H P + G N]; bias: [layers, ..., H P + G N]; A, dt_bias: [layers, ..., H].
     """
+    if choice.serves("triton", windows.device.type, windows.dtype):
+        from specdecodes.kernels.mamba2_scan import triton  # where it is chosen, it imports
+
+        tensors = (windows, states, inputs, dt, path, weight, bias, A, dt_bias)
+        triton.path_jump_(*tensors, groups=groups, softplus=softplus, silu=silu)
+        return
     layers, rows, heads, head_dim, state_dim = states.shape
     size = (layers, rows, inputs.shape[2], path.shape[1], heads, head_dim, groups, state_dim, *windows.shape[2:])
     given = (inputs.contiguous(), dt.contiguous(), path.contiguous())
@@ -72,6 +96,10 @@ native.LIBRARY.define(
 def _tree_scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor, ancestors: Tensor
 ) -> Tensor:
+    if choice.serves("triton", x.device.type, x.dtype):
+        from specdecodes.kernels.mamba2_scan import triton  # where it is chosen, it imports
+
+        return triton.tree_scan(x, dt, A, B, C, D, state, ancestors)
     x, B, C = native.rows(x, 2), native.rows(B, 2), native.rows(C, 2)
     strides = [each.stride(dim) for each in (x, B, C) for dim in (1, 0)]
     y = x.new_empty(x.shape)
@@ -81,9 +109,10 @@ def _tree_scan(
     return y
 
 
-native.LIBRARY.impl("mamba2_tree_scan", _tree_scan, "CPU")
+for _device in ("CPU", "CUDA"):
+    native.LIBRARY.impl("mamba2_tree_scan", _tree_scan, _device)
 
 
 @torch.library.register_fake("specdecodes::mamba2_tree_scan", lib=native.LIBRARY)
 def _shape(x: Tensor, *_: Tensor | None) -> Tensor:
-    return x.new_empty(x.shape)
+    return x.new_empty(x.shape, dtype=compute_dtype(x.dtype))

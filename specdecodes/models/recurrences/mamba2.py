@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from specdecodes.kernels import native
 from specdecodes.kernels.causal_conv import SILU
 from specdecodes.kernels.mamba2_scan import (
     chunk_scan,
@@ -20,6 +19,7 @@ from specdecodes.kernels.mamba2_scan import (
     discretize,
     jump_,
     path_jump_,
+    path_jump_serves,
     step_,
     tree_scan,
     tree_states,
@@ -133,9 +133,8 @@ class Mamba2Stack(RecurrentStack):
             None if first.dt_bias is None else torch.stack([some(layer.dt_bias) for layer in layers])[:, None, None]
         )
 
-        known = (self.windows.dtype, self.weight.dtype, self.A.dtype) == (torch.float32,) * 3
-        known = known and self.activation in (None, *SILU) and self.shared == 1
-        self._in_one_call = known and native.serves(self.windows.device.type, self.windows.dtype)
+        served = path_jump_serves(self.windows, some(self.states), self.weight, self.A)
+        self._in_one_call = served and self.activation in (None, *SILU) and self.shared == 1
 
     def jump(self, path: Tensor, inputs: Tensor, *kept: Tensor) -> None:
         """See the base; ``kept``: raw step sizes [layers, B, T, H]."""

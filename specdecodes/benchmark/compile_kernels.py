@@ -1,0 +1,221 @@
+"""Compile every Triton kernel ahead of time, for GPUs that need not be here: does it build, and what does it take?
+
+Registers, spills and shared memory are what ``ptxas`` reports. Exit status 1 if a kernel spills more than
+``SPILL_LIMIT`` bytes a thread or wants more shared memory than its GPU has.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from specdecodes.benchmark.provenance import write_measurement
+from specdecodes.cli.arguments import OneLineParser, check_out, run_reporting_errors
+from specdecodes.kernels.causal_conv import triton as conv
+from specdecodes.kernels.mamba2_scan import triton as scan
+
+PROG = "python -m specdecodes.benchmark.compile_kernels"
+EXAMPLE = f"""\
+example:
+  {PROG} --kernel tree_conv --out kernels-aot.json
+"""
+SHARED_LIMIT = {80: 166912, 90: 232448}
+"""The GPUs to compile for (compute capability times ten) and the bytes of shared memory that a block can have there."""
+SPILL_LIMIT = 16
+"""Bytes that a thread may spill: ptxas gives up a register or two where that lets another block run beside it."""
+COUNTS = (13, 32, 64)
+"""Tree sizes: one for each row tile; larger trees take one of these several times."""
+LENGTH = 4
+"""Of a path; up to 16 nodes the kernels are the same."""
+OPTIONS = ("num_warps", "num_stages")
+POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A mixer: heads, head dim, groups, state dim, conv taps."""
+
+    heads: int
+    head_dim: int
+    groups: int
+    state_dim: int
+    taps: int = 4
+
+
+SHAPES = {
+    "MambaInLlama 8B": Shape(32, 128, 32, 128),
+    "MambaInLlama 3B": Shape(24, 128, 24, 128),
+    "Mamba-2 2.7B": Shape(80, 64, 1, 128),
+    "Bamba 9B": Shape(128, 64, 1, 128),
+    "Falcon-H1 7B": Shape(24, 128, 1, 256),
+    "embedded": Shape(8, 64, 1, 32),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel to compile: its constants and options, and the types of its pointers (float32 where none is given).
+
+    All other arguments are int32.
+    """
+
+    name: str
+    kernel: Any
+    settings: dict[str, Any]
+    pointers: dict[str, str]
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """What the kernel takes as ``tl.constexpr``."""
+        return {name: value for name, value in self.settings.items() if name not in OPTIONS}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What Triton takes itself."""
+        return {"num_warps": 4, **{name: self.settings[name] for name in OPTIONS if name in self.settings}}
+
+
+def cases() -> Iterator[Case]:
+    """Every kernel in every configuration that the launchers choose for ``SHAPES``, each once."""
+    seen = []
+    for shape in SHAPES.values():
+        for dtype in POINTERS:
+            for case in (*_scans(shape, dtype), *_jumps(shape, dtype), _conv(shape, dtype)):
+                if case not in seen:
+                    seen.append(case)
+                    yield case
+
+
+def _mixer(shape: Shape) -> dict[str, int]:
+    return {"H": shape.heads, "P": shape.head_dim, "G": shape.groups, "N": shape.state_dim}
+
+
+def _scans(shape: Shape, dtype: torch.dtype) -> Iterator[Case]:
+    types = _types(dtype, "p_x p_B p_C", p_ancestors="*u8")
+    for count in COUNTS:
+        config = scan.scan_config(count, shape.head_dim, shape.state_dim, dtype)
+        yield Case("tree_scan", scan.tree_scan_kernel, {**_mixer(shape), "SKIP": True, **config}, types)
+
+
+def _jumps(shape: Shape, dtype: torch.dtype) -> Iterator[Case]:
+    flags = dict.fromkeys(("HAS_BIAS", "HAS_DT_BIAS", "SOFTPLUS", "SILU"), True)
+    types = _types(dtype, "p_windows p_inputs p_dt p_weight p_bias p_dt_bias", p_path="*i64")
+    config = scan.jump_config(LENGTH, shape.head_dim, shape.state_dim)
+    yield Case("jump_states", scan.jump_states_kernel, {**_mixer(shape), "W": shape.taps, **flags, **config}, types)
+    tiles = scan.windows_config(LENGTH, shape.taps)
+    yield Case("jump_windows", scan.jump_windows_kernel, {"W": shape.taps, **tiles}, types)
+
+
+def _conv(shape: Shape, dtype: torch.dtype) -> Case:
+    types = _types(dtype, "p_x p_window p_weight p_bias p_y", p_index="*i64")
+    constants = {"W": shape.taps, "HAS_BIAS": True, "SILU": True, **conv.CONFIG}
+    return Case("tree_conv", conv.tree_conv_kernel, constants, types)
+
+
+def _types(dtype: torch.dtype, names: str, **others: str) -> dict[str, str]:
+    return {**dict.fromkeys(names.split(), POINTERS[dtype]), **others}
+
+
+def compiled(case: Case, capability: int) -> dict[str, Any]:
+    """Compile for a capability (90 for 9.0); returns what the kernel takes."""
+    names = case.kernel.arg_names
+    signature = {name: _type(name, case) for name in names}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name].startswith("*")}
+    source = ASTSource(case.kernel, signature, constexprs=case.constants, attrs=aligned)
+    built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=case.options)
+    return {
+        "kernel": case.name,
+        "capability": capability,
+        "settings": {**case.constants, **case.options},
+        "pointers": {name: kind for name, kind in signature.items() if kind.startswith("*")},
+        "shared_bytes": built.metadata.shared,
+        **resources(built.asm["ptx"], capability),
+    }
+
+
+def _type(name: str, case: Case) -> str:
+    if name in case.constants:
+        return "constexpr"
+    return case.pointers.get(name, "*fp32") if name.startswith("p_") else "i32"
+
+
+def resources(ptx: str, capability: int) -> dict[str, int]:
+    """Registers, and bytes of spills and of stack, that a thread of ``ptx`` takes on a GPU of that capability."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernel.ptx")
+        path.write_text(ptx, encoding="utf-8")
+        gpu = f"sm_{capability}{'a' if capability >= 90 else ''}"  # as Triton itself calls ptxas
+        command = [triton.knobs.nvidia.ptxas.path, "-v", "--regAllocOptLevel=2", f"--gpu-name={gpu}"]
+        command += [str(path), "-o", str(path.with_suffix(".o"))]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    patterns = {
+        "registers": r"Used (\d+) registers",
+        "spilled_bytes": r"(\d+) bytes spill stores",
+        "stack_bytes": r"(\d+) bytes stack",
+    }
+    found = {name: re.search(pattern, said) for name, pattern in patterns.items()}
+    assert all(found.values()), said
+    return {name: int(match[1]) for name, match in found.items() if match}
+
+
+def too_much(row: dict[str, Any]) -> str | None:
+    """What a compiled kernel takes too much of, as one line; None if it takes nothing too much."""
+    limit = SHARED_LIMIT[row["capability"]]
+    if row["spilled_bytes"] > SPILL_LIMIT:
+        return f"spills {row['spilled_bytes']} bytes a thread, above {SPILL_LIMIT}"
+    if row["shared_bytes"] > limit:
+        return f"takes {row['shared_bytes']} bytes of shared memory, above {limit}"
+    return None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compile and report; 1 if a kernel takes too much, 2 for bad input."""
+    return run_reporting_errors(lambda: _main(argv), PROG)
+
+
+def _main(argv: list[str] | None) -> int:
+    parser = OneLineParser(prog=PROG, description=__doc__, epilog=EXAMPLE)
+    names = list(dict.fromkeys(case.name for case in cases()))
+    parser.add_argument("--kernel", choices=names, help="only this one")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the report to FILE")
+    options = parser.parse_args(argv)
+    if options.out is not None:
+        check_out(options.out)
+    if triton.knobs.runtime.interpret:
+        raise ValueError("TRITON_INTERPRET: expected 0 to compile kernels, got 1; unset it")
+    rows, bad = [], 0
+    for case in cases():
+        if options.kernel not in (None, case.name):
+            continue
+        for capability in SHARED_LIMIT:
+            row = compiled(case, capability)
+            rows.append(row)
+            problem = too_much(row)
+            bad += problem is not None
+            print(_line(row, problem), flush=True)
+    if options.out is not None:
+        limits = {"spilled_bytes": SPILL_LIMIT, "shared_bytes": SHARED_LIMIT}
+        write_measurement(options.out, "specdecodes.benchmark.compile_kernels", argv, {"limits": limits, "rows": rows})
+    return 1 if bad else 0
+
+
+def _line(row: dict[str, Any], problem: str | None) -> str:
+    tiles = " ".join(f"{name}={value}" for name, value in row["settings"].items() if not isinstance(value, bool))
+    kind = row["pointers"].get("p_x") or row["pointers"]["p_inputs"]
+    taken = f"{row['registers']} registers, {row['spilled_bytes']} spilled, {row['shared_bytes']} shared"
+    return f"{row['kernel']} sm_{row['capability']} {kind} {tiles}: {taken}" + (f"; {problem}" if problem else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
