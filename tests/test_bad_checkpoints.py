@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, T5Config
 
 from specdecodes.testing.toys import VOCAB, toy_model
@@ -78,7 +79,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("case", CONFIGS)
 def test_a_damaged_configuration(case: str, folder: Path, generate_refused: Callable[..., str]) -> None:
-    (folder / "model.safetensors").touch()
+    save_file({"unused": torch.zeros(1)}, folder / "model.safetensors")
     (folder / "config.json").write_text(CONFIGS[case])
     assert generate_refused("--target", str(folder)).startswith(f"target: cannot load '{folder}': ")
 
@@ -89,9 +90,16 @@ def _list_of_two() -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", _list_of_two()], ids=["empty", "junk", "a list"])
-def test_a_pickle_that_is_no_checkpoint(data: bytes, folder: Path, generate_refused: Callable[..., str]) -> None:
-    (folder / "pytorch_model.bin").write_bytes(data)
+@pytest.mark.parametrize("data", [b"", b"hello"], ids=["empty", "junk"])
+def test_a_file_that_is_no_pickle(data: bytes, folder: Path, generate_refused: Callable[..., str]) -> None:
+    file = folder / "pytorch_model.bin"
+    file.write_bytes(data)
+    line = generate_refused("--target", str(folder))
+    assert line == f"target: '{file}' is damaged: neither an archive nor a pickle; fetch or save it again"
+
+
+def test_a_pickle_that_is_no_checkpoint(folder: Path, generate_refused: Callable[..., str]) -> None:
+    (folder / "pytorch_model.bin").write_bytes(_list_of_two())
     assert re.match(
         f"target: cannot load '{folder}': config.json or another of its files is damaged \\([A-Za-z]+Error: .*\\)",
         generate_refused("--target", str(folder)),

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from specdecodes import assets
@@ -121,7 +120,7 @@ def load_model(
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    except (pickle.UnpicklingError, SafetensorError, OSError, EOFError, KeyError, RuntimeError, ValueError) as error:
+    except Exception as error:  # damaged files fail with errors of every kind
         if (reason := _weights_reason(error, role, source, path, config)) is None:
             raise
         raise ValueError(reason) from error
@@ -145,7 +144,9 @@ def _weights_reason(error: Exception, role: str, source: str, path: str, config:
         size = (config.vocab_size, config.hidden_size)
         other = next((i for i in stored_shapes(path) if "embed" in i[0] and i[1] != size), None)
         return other and _mismatch(role, source, *other, size)
-    return None if isinstance(error, RuntimeError) else f"{role}: cannot load {source!r}: {_reason(error)}"
+    if isinstance(error, MemoryError | RuntimeError) and "memory" in str(error):
+        return None
+    return f"{role}: cannot load {source!r}: {_reason(error)}"
 
 
 def _existing(source: str, role: str) -> str:

