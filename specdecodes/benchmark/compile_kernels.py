@@ -44,18 +44,19 @@ POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
 
 @dataclass(frozen=True)
 class Shape:
-    """A mixer: heads, head dim, groups, state dim, conv taps."""
+    """A mixer: heads, head dim, groups, state dim; heads (and groups) that share channels of the conv; conv taps."""
 
     heads: int
     head_dim: int
     groups: int
     state_dim: int
+    shared: int = 1
     taps: int = 4
 
 
 SHAPES = {
-    "MambaInLlama 8B": Shape(32, 128, 32, 128),
-    "MambaInLlama 3B": Shape(24, 128, 24, 128),
+    "MambaInLlama 8B": Shape(32, 128, 32, 128, shared=4),
+    "MambaInLlama 3B": Shape(24, 128, 24, 128, shared=3),
     "Mamba-2 2.7B": Shape(80, 64, 1, 128),
     "Bamba 9B": Shape(128, 64, 1, 128),
     "Falcon-H1 7B": Shape(24, 128, 1, 256),
@@ -112,7 +113,8 @@ def _jumps(shape: Shape, dtype: torch.dtype) -> Iterator[Case]:
     flags = dict.fromkeys(("HAS_BIAS", "HAS_DT_BIAS", "SOFTPLUS", "SILU"), True)
     types = _types(dtype, "p_windows p_inputs p_dt p_weight p_bias p_dt_bias", p_path="*i64")
     config = scan.jump_config(LENGTH, shape.head_dim, shape.state_dim)
-    yield Case("jump_states", scan.jump_states_kernel, {**_mixer(shape), "W": shape.taps, **flags, **config}, types)
+    constants = {**_mixer(shape), "SHARED": shape.shared, "W": shape.taps, **flags, **config}
+    yield Case("jump_states", scan.jump_states_kernel, constants, types)
     tiles = scan.windows_config(LENGTH, shape.taps)
     yield Case("jump_windows", scan.jump_windows_kernel, {"W": shape.taps, **tiles}, types)
 

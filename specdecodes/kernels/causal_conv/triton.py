@@ -53,7 +53,8 @@ def tree_conv_kernel(
         b_sum += (b_window + b_node) * b_weight[None, :]
     if HAS_BIAS:
         b_sum += tl.load(p_bias + o_c, mask=in_c, other=0.0).to(tl.float32)[None, :]
-    if SILU:
+    if SILU:  # rounded before the activation, as conv1d rounds
+        b_sum = b_sum.to(p_y.dtype.element_ty).to(tl.float32)
         b_sum = b_sum * tl.sigmoid(b_sum)
     tl.store(p_y + o_t[:, None] * C + o_c[None, :], b_sum, mask=inside)
 

@@ -44,11 +44,11 @@ def step_(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor,
     return y
 
 
-def path_jump_serves(windows: Tensor, *others: Tensor) -> bool:
+def path_jump_serves(windows: Tensor, *others: Tensor, shared: int = 1) -> bool:
     """Whether :func:`path_jump_` takes buffers like these: ``others`` are states, weight and A."""
     kind = choice.decide(windows.device.type, windows.dtype).form
     if kind == "native":  # everything in float32
-        return all(each.dtype == torch.float32 for each in others)
+        return shared == 1 and all(each.dtype == torch.float32 for each in others)
     return kind == "triton" and others[0].dtype == torch.float32 and windows.is_contiguous()
 
 
@@ -64,6 +64,7 @@ def path_jump_(
     dt_bias: Tensor | None,
     *,
     groups: int,
+    shared: int = 1,
     softplus: bool,
     silu: bool,
 ) -> None:
@@ -73,13 +74,14 @@ def path_jump_(
         windows: [layers, B, C, W]; states: [layers, B, H, P, N].
         inputs: raw conv inputs [layers, B, T, C]; dt: raw step sizes [layers, B, T, H].
         path: node ids [B, D] padded with -1.
-        weight: [W, layers, ..., H P + G N]; bias: [layers, ..., H P + G N]; A, dt_bias: [layers, ..., H].
+        weight: [W, layers, ..., (H P + G N) / shared]; bias: [layers, ..., the same]; A, dt_bias: [layers, ..., H].
+        shared: heads, and groups, that read the same channels of x, and of B.
     """
     if choice.serves("triton", windows.device.type, windows.dtype):
         from specdecodes.kernels.mamba2_scan import triton  # where it is chosen, it imports
 
         tensors = (windows, states, inputs, dt, path, weight, bias, A, dt_bias)
-        triton.path_jump_(*tensors, groups=groups, softplus=softplus, silu=silu)
+        triton.path_jump_(*tensors, groups=groups, shared=shared, softplus=softplus, silu=silu)
         return
     layers, rows, heads, head_dim, state_dim = states.shape
     size = (layers, rows, inputs.shape[2], path.shape[1], heads, head_dim, groups, state_dim, *windows.shape[2:])

@@ -214,9 +214,10 @@ def _path_conv(
         b_on_path = tl.load(p_inputs + node * channels + o_c, mask=in_c & (place >= 0), other=0.0).to(tl.float32)
         b_weight = tl.load(p_weight + tap * weight_tap + o_c, mask=in_c, other=0.0).to(tl.float32)
         b_sum += (b_before + b_on_path) * b_weight
+    b_sum = b_sum.to(p_inputs.dtype.element_ty).to(tl.float32)
     if SILU:
-        b_sum = b_sum * tl.sigmoid(b_sum)
-    return b_sum.to(p_inputs.dtype.element_ty).to(tl.float32)
+        b_sum = (b_sum * tl.sigmoid(b_sum)).to(p_inputs.dtype.element_ty).to(tl.float32)
+    return b_sum
 
 
 @triton.jit
@@ -239,6 +240,7 @@ def jump_states_kernel(
     P: tl.constexpr,
     G: tl.constexpr,
     N: tl.constexpr,
+    SHARED: tl.constexpr,
     W: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_DT_BIAS: tl.constexpr,
@@ -248,18 +250,22 @@ def jump_states_kernel(
     BP: tl.constexpr,
     BN: tl.constexpr,
 ) -> None:
-    """Of one layer, batch row and head, BP rows of the state: read once, moved along the path, written once."""
+    """Of one layer, batch row and head, BP rows of the state: read once, moved along the path, written once.
+
+    SHARED heads read the same channels of x, and as many groups the same of B.
+    """
     i_p, i_h, i_lb = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     i_l, i_b = i_lb // rows, i_lb % rows
     o_p, o_n = i_p * BP + tl.arange(0, BP), tl.arange(0, BN)
     in_p, in_n = o_p < P, o_n < N
-    o_x, o_B = i_h * P + o_p, H * P + i_h // (H // G) * N + o_n  # channels of the conv
+    o_x = i_h // SHARED * P + o_p  # channels of the conv
+    o_B = H * P // SHARED + i_h // (H // G * SHARED) * N + o_n
     p_windows += i_lb * channels * W
     p_inputs += i_lb * T * channels
     p_dt += i_lb * T * H + i_h
     p_path += i_b * D
-    p_weight += i_l * (H * P + G * N)
-    p_bias += i_l * (H * P + G * N)
+    p_weight += i_l * ((H * P + G * N) // SHARED)
+    p_bias += i_l * ((H * P + G * N) // SHARED)
     p_states += (i_lb * H + i_h) * P * N
     rate = tl.load(p_A + i_l * H + i_h).to(tl.float32)
     in_state = in_p[:, None] & in_n[None, :]
@@ -326,6 +332,7 @@ def path_jump_(
     dt_bias: Tensor | None,
     *,
     groups: int,
+    shared: int,
     softplus: bool,
     silu: bool,
 ) -> None:
@@ -342,7 +349,7 @@ def path_jump_(
         jump_states_kernel[triton.cdiv(head_dim, config["BP"]), heads, layers * rows](
             *(windows, states, inputs, dt, path, weight, weight if bias is None else bias, A),
             *(A if dt_bias is None else dt_bias, rows, count, length, channels, weight.stride(0)),
-            *(heads, head_dim, groups, state_dim, taps, bias is not None, dt_bias is not None, softplus, silu),
+            *(heads, head_dim, groups, state_dim, shared, taps, bias is not None, dt_bias is not None, softplus, silu),
             **config,
         )
         jump_windows_kernel[triton.cdiv(channels, tiles["BC"]), layers * rows](

@@ -133,8 +133,8 @@ class Mamba2Stack(RecurrentStack):
             None if first.dt_bias is None else torch.stack([some(layer.dt_bias) for layer in layers])[:, None, None]
         )
 
-        served = path_jump_serves(self.windows, some(self.states), self.weight, self.A)
-        self._in_one_call = served and self.activation in (None, *SILU) and self.shared == 1
+        served = path_jump_serves(self.windows, some(self.states), self.weight, self.A, shared=self.shared)
+        self._in_one_call = served and self.activation in (None, *SILU)
 
     def jump(self, path: Tensor, inputs: Tensor, *kept: Tensor) -> None:
         """See the base; ``kept``: raw step sizes [layers, B, T, H]."""
@@ -144,6 +144,7 @@ class Mamba2Stack(RecurrentStack):
         path_jump_(
             *(self.windows, some(self.states), inputs, kept[0], path, self.weight, self.bias, self.A, self.dt_bias),
             groups=self.groups,
+            shared=self.shared,
             softplus=self.softplus,
             silu=self.activation is not None,
         )
