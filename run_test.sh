@@ -120,7 +120,8 @@ run_pytest() { # run_pytest NAME ARGUMENT ...: keeps the report and what was lef
     shift
     mkdir -p "$tmp/reports"
     [ "$quick" = 1 ] && set -- -m 'not slow' "$@"
-    "$python" -m pytest -rs --color="$pytest_color" --junitxml="$report.xml" "$@" 2>&1 | tee "$report.log"
+    # The tests' tensors are small: a second thread waits more than it works, twice as long on a shared machine.
+    OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" "$python" -m pytest -rs --color="$pytest_color" --junitxml="$report.xml" "$@" 2>&1 | tee "$report.log"
     status=${PIPESTATUS[0]}
     note=$(tally --reasons "$report")
     if [ "$status" = 5 ] && [ "$quick" = 1 ]; then # nothing was left to run

@@ -26,6 +26,8 @@ from .test_native import _poisoned, normal, problem  # noqa: F401 - an autouse f
 F32, BF16, F64 = torch.float32, torch.bfloat16, torch.float64
 TOLERANCE = {F32: 1e-5, BF16: 1e-2}
 """Relative: largest difference over the largest value."""
+CUT_TWICE = {**TOLERANCE, BF16: 2 * 2**-7}
+"""The conv rounds before and after its activation; the interpreter cuts bfloat16 off (2**-7) instead of rounding."""
 QUICK = [1, 13, 16, 17]
 SLOW = [2, 15, 31, 32, 33, 63, 128]
 NARROW = (4, 5, 7, 2)
@@ -151,7 +153,7 @@ def test_tree_conv(dtype: torch.dtype, count: int) -> None:
         assert ours.dtype == dtype
         wide = [each if each is None else each.double() for each in (x, window, weight, bias)]
         reference = causal_conv.naive.tree_conv(wide[0], wide[1], index, wide[2], wide[3], activation)
-        assert error(ours, reference) < TOLERANCE[dtype]
+        assert error(ours, reference) < CUT_TWICE[dtype]
 
 
 def test_the_conv_rounds_where_plain_torch_rounds() -> None:
