@@ -101,7 +101,12 @@ BAD: dict[str, tuple[str, Any, list[str], str]] = {
     "no UTF-8": ("c.txt", b"\xff\xfe\xff", [], "expected a readable file of UTF-8 text, got"),
     "top": ("c.txt", TEXT, ["--top", "0"], "--top: expected at least 1 follower per token, got 0"),
     "limit": ("c.txt", TEXT, ["--limit", "0"], "limit: expected at least 1 text, got 0"),
-    "tokenizer": ("c.txt", TEXT, ["--tokenizer", "/no/such"], "tokenizer: cannot load '/no/such'"),
+    "tokenizer": (
+        "c.txt",
+        TEXT,
+        ["--tokenizer", "/no/such"],
+        "tokenizer: expected a folder, a hub id or 'embedded', got '/no/such'; no such folder",
+    ),
 }
 
 

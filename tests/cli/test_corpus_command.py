@@ -54,7 +54,7 @@ def test_bad_input_is_one_line(pair, corpus, refused, tmp_path):
     assert "expected at least one text, got none" in build(pair.target, empty)
     assert "broken.jsonl: line 2: expected one JSON object per line" in build(pair.target, broken)
     assert "missing.txt" in build(pair.target, tmp_path / "missing.txt")
-    assert "tokenizer: cannot load" in build(str(tmp_path / "nothing"), corpus)
+    assert "tokenizer: expected a folder, a hub id or" in build(str(tmp_path / "nothing"), corpus)
     assert "expected the field 'answer'" in build(pair.target, corpus, "--field", "answer")
     assert "invalid choice: 'make'" in refused("corpus", "make")
 
