@@ -140,6 +140,7 @@ def test_wheel_holds_the_package_with_its_data_and_nothing_else(tmp_path: Path) 
         shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
     package = source / "specdecodes"
     wanted = [*package.rglob("*.py"), *package.glob("assets/**/*"), *package.glob("kernels/*/README.md")]
+    wanted += [*package.glob("kernels/*.h"), *package.glob("kernels/*/*.cpp")]
     wanted += [package / "benchmark" / name for name in ("questions.jsonl", "report.html.jinja")]
     assert shipped == {str(path.relative_to(source)) for path in wanted if path.is_file()}
 

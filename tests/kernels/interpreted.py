@@ -221,7 +221,8 @@ def jumped(dtype: torch.dtype, dims: tuple[int, int, int, int], path: list[list[
                 x = x.unflatten(-1, (-1, head_dim)).repeat_interleave(shared, dim=1)
                 mamba2_scan.naive.step_(expected[1][i, one], x, steps, A[i].double(), B, B, None)
     assert torch.equal(windows.double(), expected[0])
-    assert error(states, expected[1]) < TOLERANCE[dtype]
+    # A state adds products of two such values.
+    assert error(states, expected[1]) < (TOLERANCE[dtype] if dtype == F32 else 2 * CUT_TWICE[dtype])
 
 
 @each_dims
