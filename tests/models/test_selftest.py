@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,11 +29,13 @@ from .families import gap, make, prompt_of, shared, stock_path
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name in MORE else []) for name in FAMILIES]
 )
 def test_every_family_passes(name: str) -> None:
-    report = self_test(Target(shared(name)))
+    target, began = Target(shared(name)), time.perf_counter()
+    report = self_test(target)
+    elapsed = time.perf_counter() - began
     assert report.family == shared(name).config.model_type
     assert report.dtype == torch.float32
     assert report.max_error < 1e-4 <= report.tolerance
-    assert 0 < report.seconds < 10
+    assert elapsed / 2 < report.seconds <= elapsed  # a bound in seconds would measure the machine
 
 
 @pytest.mark.parametrize("name", each(LIFTED))
