@@ -115,12 +115,15 @@ environment() {
 
 # The tests
 
+processes=$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+[ "$processes" -gt 8 ] && processes=8 # each holds a gigabyte
+
 run_pytest() { # run_pytest NAME ARGUMENT ...: keeps the report and what was left out for the count
     local report="$tmp/reports/$1" status
     shift
     mkdir -p "$tmp/reports"
     [ "$quick" = 1 ] && set -- -m 'not slow' "$@"
-    # The tests' tensors are small: a second thread waits more than it works, twice as long on a shared machine.
+    # The tests' tensors are small: a second thread waits more than it works, where a second process does not.
     OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" "$python" -m pytest -rs --color="$pytest_color" --junitxml="$report.xml" "$@" 2>&1 | tee "$report.log"
     status=${PIPESTATUS[0]}
     note=$(tally --reasons "$report")
@@ -216,7 +219,7 @@ newest_transformers() {
     newest_environment "$version" || { note="transformers $version: pip install failed"; return 1; }
     (
         python=.venv-newest/bin/python
-        run_pytest newest -m 'not slow or conformance' $models/test_{measured,interpose,refusals}.py tests/integration/test_custom_generate.py
+        run_pytest newest -n "$processes" --dist worksteal -m 'not slow or conformance' $models/test_{measured,interpose,refusals}.py tests/integration/test_custom_generate.py
         status=$?
         printf '%s' "$note" >"$tmp/newest-note"
         exit $status
@@ -231,7 +234,7 @@ everything() {
     stage 'ruff format' "$python" -m ruff format --check .
     stage 'ruff check' "$python" -m ruff check .
     stage 'mypy' "$python" -m mypy
-    stage 'tests' run_pytest tests tests
+    stage 'tests' run_pytest tests -n "$processes" --dist worksteal tests
     for folder in plugins/*/; do
         folder=${folder%/}
         [ -f "$folder/pyproject.toml" ] || continue

@@ -17,6 +17,30 @@ from specdecodes.testing.toys import VOCAB, toy_model
 from specdecodes.tuning.recipe import Recipe
 
 
+DESELECTED = pytest.StashKey[int]()
+"""How many tests ``-m`` left out. Processes that pytest-xdist starts collect on their own and say nothing of it."""
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    stash = items[0].config.stash
+    stash[DESELECTED] = stash.get(DESELECTED, 0) + len(items)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["deselected"] = session.config.stash.get(DESELECTED, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[DESELECTED] = getattr(node, "workeroutput", {}).get("deselected", 0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if (count := config.stash.get(DESELECTED, 0)) and config.pluginmanager.has_plugin("dsession"):
+        terminalreporter.write_line(f"{count} deselected")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:
     """The models are so small that threads only wait for each other."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from specdecodes.benchmark.stats import Pair, bootstrap_ratio, speed_ratio
 from specdecodes.benchmark.summary import FORMAT
 from specdecodes.cli.arguments import OneLineParser, run_reporting_errors
 
@@ -27,17 +28,27 @@ HEAD = (
 PROG = "python -m specdecodes.benchmark.table"
 
 
-def markdown(summaries: Sequence[Mapping[str, Any]]) -> str:
+def markdown(summaries: Sequence[Mapping[str, Any]], against: str | None = None) -> str:
     """One row per mode of every summary, the baselines included, and one line per summary on where it comes from.
 
     Log-perplexities have a column where any summary holds them.
+
+    Args:
+        summaries: as :func:`read_summary` returns them.
+        against: one more column: every mode's speed over this mode's, paired by question; 'best' stands for each
+            summary's fastest lossless mode ('auto' left out, which chooses among the others).
+
+    Raises:
+        ValueError: a summary without that mode.
     """
     numbered = [(number, s, mode) for number, s in enumerate(summaries, 1) for mode in s["modes"]]
     rows = [HEAD, *(_row(*entry) for entry in numbered)]
     perplexities = [_perplexity(mode) for _, _, mode in numbered]
     if any(cell != "-" for cell in perplexities):
-        cells = ["log-perplexity [95 % of difference]", *perplexities]
-        rows = [(*row[:-1], cell, row[-1]) for row, cell in zip(rows, cells, strict=True)]
+        rows = _with_column(rows, "log-perplexity [95 % of difference]", perplexities)
+    if against is not None:
+        cells = [_speed_over(s, mode["mode"], _rival(s, against)) for _, s, mode in numbered]
+        rows = _with_column(rows, f"speed / {against} [95 %]", cells)
     rows.insert(1, ("---",) * len(rows[0]))
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return table + "\n\n" + "\n".join(_source(number, s) for number, s in enumerate(summaries, 1)) + "\n"
@@ -67,8 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> None:
     parser = OneLineParser(prog=PROG, description=__doc__, epilog=f"example:\n  {PROG} benchmark/results/*.json")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a run's summary.json")
-    files = parser.parse_args(argv).files
-    print(markdown([read_summary(path) for path in files]), end="")
+    parser.add_argument(
+        "--against", metavar="MODE", help="add every mode's speed over this one's, or over the 'best' lossless one's"
+    )
+    args = parser.parse_args(argv)
+    print(markdown([read_summary(path) for path in args.files], args.against), end="")
 
 
 def _row(number: int, summary: Mapping[str, Any], mode: Mapping[str, Any]) -> tuple[str, ...]:
@@ -88,6 +102,42 @@ def _row(number: int, summary: Mapping[str, Any], mode: Mapping[str, Any]) -> tu
         f"{mode['seconds']['prefill'] / max(mode['answers'], 1) * 1e3:.0f} ms",
         "baseline" if baseline else mode["verdict"],
     )
+
+
+def _with_column(rows: Sequence[tuple[str, ...]], head: str, cells: Sequence[str]) -> list[tuple[str, ...]]:
+    """``rows``, the head among them, with one more column before the last."""
+    return [(*row[:-1], cell, row[-1]) for row, cell in zip(rows, [head, *cells], strict=True)]
+
+
+def _rival(summary: Mapping[str, Any], against: str) -> str:
+    modes = summary["modes"]
+    if against == "best":
+        sound = [mode for mode in modes if mode["components"]["lossless"] and mode["valid"] and mode["mode"] != "auto"]
+        return str(max(sound, key=lambda mode: mode["speedup"])["mode"])
+    names = [mode["mode"] for mode in modes]
+    if against not in names:
+        raise ValueError(f"--against: expected 'best' or a mode of the run ({', '.join(names)}), got {against!r}")
+    return against
+
+
+def _speed_over(summary: Mapping[str, Any], mode: str, rival: str) -> str:
+    """The ratio of two modes' decode speeds, with its bootstrap interval over questions."""
+    if mode == rival:
+        return "this one"
+    base, own = (_measured(summary, name) for name in (rival, mode))
+    pairs = [Pair(*base[question], *own[question]) for question in base if question in own]
+    interval = bootstrap_ratio(pairs)
+    return f"{speed_ratio(pairs):.2f}" + (f" [{interval.low:.2f}, {interval.high:.2f}]" if interval else "")
+
+
+def _measured(summary: Mapping[str, Any], mode: str) -> dict[Any, tuple[int, float]]:
+    """Tokens after each answer's first and decode seconds per question, all its turns and repeats together."""
+    found: dict[Any, tuple[int, float]] = {}
+    for row in summary["rows"]:
+        if row["mode"] == mode:
+            tokens, seconds = found.get(row["question_id"], (0, 0.0))
+            found[row["question_id"]] = tokens + row["new_tokens"] - 1, seconds + row["seconds"]["decode"]
+    return found
 
 
 def _speedup(mode: Mapping[str, Any], baseline: bool) -> str:

@@ -1,4 +1,4 @@
-"""``python -m specdecodes.train pretrain|distill|answers|ngram --recipe FILE --output PATH [--data FOLDER]``."""
+"""``python -m specdecodes.train pretrain|distill|answers|ngram|questions --recipe FILE --output PATH``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ TASKS = {
     "distill": "train a draft model against a target: KL(target || draft)",
     "answers": "let a target answer training prompts (what its drafters should learn from)",
     "ngram": "count the static back-off table of the n-gram drafter",
+    "questions": "write the prompts that the training holds out as questions for run_mtbench",
 }
 
 
@@ -49,7 +50,7 @@ def _add_options(command: argparse.ArgumentParser, task: str) -> None:
     )
     if task == "pretrain":
         command.add_argument("--tokenizer", help="use this tokenizer (folder or hub id) instead of training one")
-    else:
+    elif task != "questions":
         needed = task != "distill"
         command.add_argument("--target", required=needed, help="folder, hub id or 'embedded' (distill: the recipe's)")
     if task in ("distill", "ngram"):
@@ -58,6 +59,9 @@ def _add_options(command: argparse.ArgumentParser, task: str) -> None:
     if task == "answers":
         command.add_argument("--count", type=_count, default=1000, help="prompts to answer")
         command.add_argument("--max-new-tokens", type=_count, default=160, help="longest answer")
+    if task == "questions":
+        command.add_argument("--source", metavar="NAME", help="only those of this data source of the recipe")
+        command.add_argument("--count", type=_count, help="the first so many (default: all)")
     if task == "ngram":
         command.add_argument("--max-bytes", type=_count, default=1_000_000, help="size of the table's file at most")
 
@@ -90,6 +94,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         from specdecodes.train.pretrain import pretrain
 
         return pretrain(recipe, args.output, args.data, args.tokenizer)
+    if args.task == "questions":
+        from specdecodes.train.questions import write_questions
+
+        written = write_questions(recipe, args.output, args.data, args.source, args.count)
+        return {"questions": written, "output": str(args.output)}
     from specdecodes.train.answers import read_answers, write_answers
 
     if args.task == "answers":

@@ -244,6 +244,20 @@ def test_markdown_from_summary_files(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert lines[7].startswith("[1] `python -m specdecodes.benchmark.run_mtbench")
 
 
+def test_markdown_compares_with_another_mode_by_question(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "summary.json"
+    file.write_text(json.dumps(whole([naive(), summarise(speed=2.0)]).to_json()))
+    assert table.main([str(file), "--against", "tree"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "| speed / tree [95 %] | note |" in lines[0]
+    assert "| 0.50 [0.50, 0.50] | baseline |" in lines[2]
+    assert "| this one |" in lines[3]
+    assert table.main([str(file), "--against", "best"]) == 0
+    assert "| 0.50 [0.50, 0.50] | baseline |" in capsys.readouterr().out
+    assert table.main([str(file), "--against", "tee"]) == 2
+    assert "--against: expected 'best' or a mode of the run (naive, tree), got 'tee'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["{", "[1]", '{"format": "else"}'])
 def test_markdown_refuses_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     file = tmp_path / "summary.json"

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import specdecodes
+from specdecodes.benchmark.questions import load_questions
 from specdecodes.plugins.drafters.ngram_table import NgramTable
 from specdecodes.train.__main__ import main
 from specdecodes.train.answers import read_answers
@@ -66,6 +67,22 @@ def test_target_and_draft_load_with_their_tokenizer(smoke: Path) -> None:
     chat = [{"role": "user", "content": "What is 3 and 4?"}]
     prompts = [t.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for t in tokenizers]
     assert prompts == ["<|user|>What is 3 and 4?<|end|><|assistant|>"] * 2
+
+
+def test_held_out_prompts_become_questions(smoke: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, output = ROOT / "train" / "recipes" / "smoke.toml", tmp_path / "questions.jsonl"
+    arguments = ["questions", "--recipe", str(recipe), "--data", str(smoke / "data"), "--output", str(output)]
+    assert main([*arguments, "--source", "gsm8k"]) == 0
+    trained, held_out = load_documents(load_recipe(recipe), smoke / "data")
+    found = load_questions(str(output))
+    assert [question.turns for question in found] == [(document[0]["content"],) for document in held_out]
+    assert {question.category for question in found} == {"gsm8k"}
+    assert not {question.turns[0] for question in found} & {document[0]["content"] for document in trained}
+    assert main([*arguments, "--count", "1"]) == 0
+    assert len(load_questions(str(output))) == 1
+    capsys.readouterr()
+    assert main([*arguments, "--source", "gsm"]) == 2
+    assert "--source: expected a data source" in capsys.readouterr().err
 
 
 def test_what_came_out_is_written_down(smoke: Path) -> None:

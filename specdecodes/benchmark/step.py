@@ -1,0 +1,270 @@
+"""What scoring and committing a tree costs in plain steps: ``python -m specdecodes.benchmark.step``.
+
+On one model, with real or random weights, in rounds: a step of stock transformers, a plain step of ours, and trees of
+several sizes, each eager and, with ``--compile``, compiled. A plain step is the fastest one-token step of the run;
+every ratio is taken within a round, and the median over the rounds counts. A tree is a binary heap, so that its depth grows
+with its size, and the commit moves along its leftmost path: few of its rows lie where they belong. Then whole decode
+steps of ``stree``: drafting, verifying, committing, and the host's work between them.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from specdecodes.benchmark.provenance import write_measurement
+from specdecodes.benchmark.shapes import SHAPES, shape_named
+from specdecodes.benchmark.step_ways import Stock, Way, build_model, random_ids, weight_bytes
+from specdecodes.cli.arguments import OneLineParser, run_reporting_errors
+from specdecodes.core.load import load
+from specdecodes.models.loading import parse_device, parse_dtype
+
+PROG = "python -m specdecodes.benchmark.step"
+NODES = (1, 4, 8, 13, 16, 32, 64, 128)
+DECODE_TREE = "3,2.1,2.1,3"
+"""STree's 13 nodes, for the whole decode steps."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured.
+
+    Attributes:
+        shape: a name of :data:`specdecodes.benchmark.shapes.SHAPES`. layers: keep so many of its layers (None: all).
+        nodes: tree sizes. context: committed tokens under every measurement. rounds: of which the median counts.
+        compile: measure compiled steps beside the eager ones. draft: the drafter of the whole decode steps.
+    """
+
+    shape: str = "embedded"
+    layers: int | None = None
+    nodes: Sequence[int] = NODES
+    context: int = 256
+    rounds: int = 30
+    compile: bool = False
+    draft: str = "ngram"
+    device: str | None = None
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        shape_named(self.shape)
+        for name in ("layers", "context", "rounds"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name}: expected at least 1, got {value}")
+        if not self.nodes or min(self.nodes) < 1:
+            raise ValueError(f"--nodes: expected tree sizes of at least 1, got {list(self.nodes)}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A tree of ``nodes`` nodes, scored and committed one way.
+
+    Attributes:
+        score_ms, commit_ms: medians. plain_steps: both together over the run's plain step, median over rounds;
+            low, high: its quartiles. own_plain_steps: over the plain step of the same way.
+    """
+
+    way: str
+    nodes: int
+    score_ms: float
+    commit_ms: float
+    plain_steps: float
+    low: float
+    high: float
+    own_plain_steps: float
+
+
+@dataclass
+class Found:
+    """What came out.
+
+    Attributes:
+        weight_bytes: of the weights that a step reads, the rows of the input embedding left out.
+        plain_ms: one-token steps by way, medians. plain: the fastest of them, the unit of the ratios.
+        kept_bytes: what scoring keeps of a tree for its commit, per node and recurrent layer.
+        decode: per way, milliseconds of the parts of a whole step of ``stree``.
+    """
+
+    shape: str
+    parameters: int
+    weight_bytes: int
+    dtype: str
+    device: str
+    plain_ms: dict[str, float]
+    plain: str
+    rows: list[Row]
+    kept_bytes: float | None
+    decode: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def measure(settings: Settings, say: Callable[[str], None] = lambda line: None) -> Found:
+    """Measure one shape.
+
+    Raises:
+        ValueError: a device, dtype or drafter that does not exist, or a model that fails the self-test.
+    """
+    device = parse_device(settings.device)
+    model = build_model(settings.shape, settings.layers, device, parse_dtype(settings.dtype, device))
+    names = ("eager", "compiled") if settings.compile else ("eager",)
+    ways = [Way(name, model, settings.nodes, settings.context) for name in names]
+    say("warm-up")
+    stock = _stock(model, ways[0].prompt)
+    for way in ways:
+        for _ in range(2):
+            _round(way, settings.nodes)
+    plain: dict[str, list[float]] = {each.name: [] for each in (*ways, *stock)}
+    trees: dict[tuple[str, int], list[tuple[float, float]]] = {(w.name, n): [] for w in ways for n in settings.nodes}
+    for number in range(settings.rounds):
+        say(f"round {number + 1} of {settings.rounds}")
+        for each in stock:
+            plain[each.name].append(each.plain())
+        for way in ways:
+            steps, found = _round(way, settings.nodes)
+            plain[way.name].append(steps)
+            for nodes, seconds in found.items():
+                trees[way.name, nodes].append(seconds)
+    fastest = min(plain, key=lambda name: statistics.median(plain[name]))
+    rows = [_row(*key, found, plain[fastest], plain[key[0]]) for key, found in trees.items()]
+    say("decode steps")
+    return Found(
+        shape=settings.shape,
+        parameters=sum(each.numel() for each in model.parameters()),
+        weight_bytes=weight_bytes(model),
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(device),
+        plain_ms={name: statistics.median(found) * 1e3 for name, found in plain.items()},
+        plain=fastest,
+        rows=rows,
+        kept_bytes=ways[0].kept_bytes(max(settings.nodes)),
+        decode={way.name: decode_step(model, settings, compile=way.name == "compiled") for way in ways},
+    )
+
+
+def decode_step(model: PreTrainedModel, settings: Settings, *, compile: bool, new_tokens: int = 64) -> dict[str, float]:
+    """Milliseconds per step of ``stree`` with 13 nodes: draft, verify, commit, host; and its tokens per step.
+
+    Raises:
+        ValueError: no such drafter, or one that does not fit the model.
+    """
+    # Only the embedded target has default drafters of its own, and only a model with a vocabulary in common can draft.
+    decoder = load(model, settings.draft, mode="stree", tree=DECODE_TREE, compile=compile)
+    ids = random_ids(decoder.target.vocab_size, settings.context, model.device)
+    answers = [decoder.generate(ids, max_new_tokens=new_tokens, ignore_eos=True) for _ in range(4)]
+    steps = sum(len(answer.accept_lengths) for answer in answers[1:])
+    parts = {name: sum(each.timings[name] for each in answers[1:]) / steps * 1e3 for name in answers[0].timings}
+    return {
+        "draft": parts["propose"] + parts["build"],
+        "verify": parts["verify"],
+        "commit": parts["commit"],
+        "host": parts["host"],
+        "tau": statistics.mean(answer.tau for answer in answers[1:]),
+    }
+
+
+def _stock(model: PreTrainedModel, prompt: Tensor) -> list[Stock]:
+    """Stock steps, where stock has a cache that this one call serves."""
+    try:
+        return [Stock(model, prompt)]
+    except (TypeError, ValueError, AttributeError):  # a family that names its cache otherwise
+        return []
+
+
+def _round(way: Way, sizes: Sequence[int]) -> tuple[float, dict[int, tuple[float, float]]]:
+    way.restart()
+    return way.plain(), {nodes: way.tree(nodes) for nodes in sizes}
+
+
+def _row(
+    way: str, nodes: int, found: Sequence[tuple[float, float]], plain: Sequence[float], own: Sequence[float]
+) -> Row:
+    ratios = [sum(seconds) / unit for seconds, unit in zip(found, plain, strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    return Row(
+        way=way,
+        nodes=nodes,
+        score_ms=statistics.median(score for score, _ in found) * 1e3,
+        commit_ms=statistics.median(commit for _, commit in found) * 1e3,
+        plain_steps=statistics.median(ratios),
+        low=low,
+        high=high,
+        own_plain_steps=statistics.median(sum(s) / unit for s, unit in zip(found, own, strict=True)),
+    )
+
+
+def print_found(found: Found, console: Console) -> None:
+    """The closing table."""
+    steps = ", ".join(f"{name} {value:.3f} ms" for name, value in found.plain_ms.items())
+    console.print(f"{found.shape}: {found.parameters / 1e6:.1f}M parameters, {found.dtype}, {found.device}")
+    console.print(f"one-token steps: {steps}; a plain step is the fastest, {found.plain}")
+    table = Table("execution", "nodes", "score ms", "commit ms", "plain steps", "quartiles", "own plain steps")
+    for row in found.rows:
+        cells = (f"{row.score_ms:.3f}", f"{row.commit_ms:.3f}", f"{row.plain_steps:.2f}")
+        table.add_row(row.way, str(row.nodes), *cells, f"{row.low:.2f} to {row.high:.2f}", f"{row.own_plain_steps:.2f}")
+    console.print(table)
+    for way, parts in found.decode.items():
+        own = ", ".join(f"{name} {value:.3f}" for name, value in parts.items() if name != "tau")
+        console.print(f"a step of stree, 13 nodes, {way}: {own} ms; {parts['tau']:.2f} tokens a step")
+    if found.kept_bytes is not None:
+        console.print(f"kept for the commit: {found.kept_bytes / 1e3:.2f} kB per node and recurrent layer")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print a table per shape; ``--json FILE`` keeps the numbers with their provenance."""
+    return run_reporting_errors(lambda: _main(argv), PROG)
+
+
+def _main(argv: list[str] | None) -> None:
+    args = _parser().parse_args(argv)
+    console, progress = Console(), Console(stderr=True)
+    all_found = []
+    for shape in args.shape or ["embedded"]:
+        settings = Settings(
+            shape=shape,
+            layers=args.layers,
+            nodes=args.nodes or NODES,
+            context=args.context,
+            rounds=args.rounds,
+            compile=args.compile,
+            draft=args.draft,
+            device=args.device,
+            dtype=args.dtype,
+        )
+        with progress.status(shape) as status:
+            found = measure(settings, lambda line, shape=shape, status=status: status.update(f"{shape}: {line}"))
+        print_found(found, console)
+        all_found.append({"settings": asdict(settings), **asdict(found)})
+    if args.json:
+        write_measurement(args.json, "specdecodes.benchmark.step", argv, {"shapes": all_found})
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
+        prog=PROG,
+        description=__doc__,
+        epilog=f"examples:\n  {PROG} --compile\n  {PROG} --shape hybrid-50m --nodes 8 --nodes 13 --compile",
+    )
+    parser.add_argument(
+        "--shape", action="append", metavar="NAME", help=f"{', '.join(SHAPES)}; may be repeated (default: embedded)"
+    )
+    parser.add_argument("--layers", type=int, metavar="N", help="keep the first N layers (default: all)")
+    parser.add_argument("--nodes", type=int, action="append", metavar="T", help=f"may be repeated (default: {NODES})")
+    parser.add_argument("--context", type=int, default=256, metavar="L", help="committed tokens (default: 256)")
+    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="(default: 30)")
+    parser.add_argument("--compile", action="store_true", help="measure compiled steps beside the eager ones")
+    parser.add_argument("--draft", default="ngram", metavar="NAME", help="for the whole decode steps (default: ngram)")
+    parser.add_argument("--device", metavar="DEVICE", help="cpu or cuda[:N] (default: cuda where there is one)")
+    parser.add_argument("--dtype", metavar="DTYPE", help="(default: float32 on a CPU, the checkpoint's own on a GPU)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write numbers, versions and hardware to FILE")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

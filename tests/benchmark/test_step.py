@@ -1,0 +1,88 @@
+"""What a tree costs in plain steps: the arithmetic, and a run on two layers; the figures themselves are no test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from specdecodes.benchmark import step
+from specdecodes.benchmark.shapes import SHAPES
+from specdecodes.benchmark.step_ways import Way, build_model, cut, heap, weight_bytes
+from specdecodes.testing.toys import toy_model
+
+
+def test_heap_and_its_leftmost_path() -> None:
+    tree, path = heap(13, 50, torch.device("cpu"))
+    assert tree.parents.tolist() == [[-1, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]]
+    assert path.tolist() == [[0, 1, 3, 7]]
+    assert heap(1, 50, torch.device("cpu"))[1].tolist() == [[0]]
+
+
+@pytest.mark.parametrize("name", ["bamba-9b", "mamba-in-llama-3b", "qwen3-next", "llama-8b", "mamba2-2.7b"])
+def test_cut_keeps_the_first_layers(name: str) -> None:
+    config = SHAPES[name].config()
+    cut(config, 4)
+    assert config.num_hidden_layers == 4
+    for key in ("attn_layers", "attn_layer_indices"):
+        assert all(index < 4 for index in getattr(config, key, None) or [])
+    assert len(getattr(config, "layer_types", None) or [0] * 4) == 4
+
+
+def test_a_way_measures_from_the_same_context_every_round() -> None:
+    way = Way("eager", toy_model("bamba", seed=0), [1, 7], 5)
+    way.restart()
+    assert way.plain() > 0 and way.target.length == 6
+    assert min(way.tree(7)) > 0 and way.target.length == 9
+    assert not way.target.step_in_place
+    way.restart()
+    assert way.target.length == 5
+    assert way.kept_bytes(7) == pytest.approx(way.target.backend.bytes_per_node(way.target) / 1, rel=1e-9)
+
+
+def test_weight_bytes_leave_an_untied_input_embedding_out() -> None:
+    model = toy_model("bamba", seed=0)
+    everything = sum(each.nbytes for each in model.parameters())
+    inputs, outputs = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    assert weight_bytes(model) == (everything if inputs is outputs else everything - inputs.nbytes)
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    row = step._row("eager", 4, [(1.0, 1.0), (3.0, 1.0), (5.0, 1.0)], plain=[1.0, 2.0, 2.0], own=[2.0, 4.0, 4.0])
+    assert (row.score_ms, row.commit_ms) == (3000.0, 1000.0)
+    assert (row.plain_steps, row.own_plain_steps) == (2.0, 1.0)
+
+
+def test_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "step.json"
+    sizes = ["--nodes", "1", "--nodes", "4", "--context", "8", "--rounds", "2", "--layers", "2"]
+    assert step.main([*sizes, "--device", "cpu", "--json", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "a plain step is the fastest" in out and "kB per node and recurrent layer" in out
+    found = json.loads(path.read_text())["shapes"][0]
+    assert set(found["plain_ms"]) == {"stock", "eager"}
+    assert [row["nodes"] for row in found["rows"]] == [1, 4]
+    assert found["plain_ms"][found["plain"]] == min(found["plain_ms"].values())
+    assert set(found["decode"]["eager"]) == {"draft", "verify", "commit", "host", "tau"}
+
+
+def test_random_weights_are_those_of_the_shape() -> None:
+    model = build_model("embedded", 1, torch.device("cpu"), torch.float32)
+    assert model.config.num_hidden_layers == 1 and model.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shape", "bamba"], "--shape: expected one of"),
+        (["--nodes", "0"], "--nodes: expected tree sizes of at least 1, got [0]"),
+        (["--rounds", "0"], "--rounds: expected at least 1, got 0"),
+        (["--layers", "0"], "--layers: expected at least 1, got 0"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert step.main(arguments) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
