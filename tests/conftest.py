@@ -16,7 +16,6 @@ from specdecodes.cli import main
 from specdecodes.testing.toys import VOCAB, toy_model
 from specdecodes.tuning.recipe import Recipe
 
-
 DESELECTED = pytest.StashKey[int]()
 """How many tests ``-m`` left out. Processes that pytest-xdist starts collect on their own and say nothing of it."""
 

@@ -2,9 +2,9 @@
 
 On one model, with real or random weights, in rounds: a step of stock transformers, a plain step of ours, and trees of
 several sizes, each eager and, with ``--compile``, compiled. A plain step is the fastest one-token step of the run;
-every ratio is taken within a round, and the median over the rounds counts. A tree is a binary heap, so that its depth grows
-with its size, and the commit moves along its leftmost path: few of its rows lie where they belong. Then whole decode
-steps of ``stree``: drafting, verifying, committing, and the host's work between them.
+every ratio is taken within a round, and the median over the rounds counts. A tree is a binary heap, so that its depth
+grows with its size, and the commit moves along its leftmost path: few of its rows lie where they belong. Then whole
+decode steps of ``stree``: drafting, verifying, committing, and the host's work between them.
 """
 
 from __future__ import annotations
