@@ -17,7 +17,6 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdecodes.benchmark.provenance import write_measurement
@@ -89,6 +88,7 @@ class Found:
     Attributes:
         weight_bytes: of the weights that a step reads, the rows of the input embedding left out.
         plain_ms: one-token steps by way, medians. plain: the fastest of them, the unit of the ratios.
+        left_out: why there is no step of stock transformers among them, if there is none.
         kept_bytes: what scoring keeps of a tree for its commit, per node and recurrent layer.
         decode: per way, milliseconds of the parts of a whole step of ``stree``.
     """
@@ -102,6 +102,7 @@ class Found:
     plain: str
     rows: list[Row]
     kept_bytes: float | None
+    left_out: str | None = None
     decode: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -116,7 +117,12 @@ def measure(settings: Settings, say: Callable[[str], None] = lambda line: None) 
     names = ("eager", "compiled") if settings.compile else ("eager",)
     ways = [Way(name, model, settings.nodes, settings.context) for name in names]
     say("warm-up")
-    stock = _stock(model, ways[0].prompt)
+    left_out = None
+    stock: list[Stock] = []
+    try:
+        stock.append(Stock(model, ways[0].prompt))
+    except (ValueError, RuntimeError) as error:  # such as a cache without any attention layer
+        left_out = f"stock transformers cannot take a step: {error}"
     for way in ways:
         for _ in range(2):
             _round(way, settings.nodes)
@@ -143,6 +149,7 @@ def measure(settings: Settings, say: Callable[[str], None] = lambda line: None) 
         plain_ms={name: statistics.median(found) * 1e3 for name, found in plain.items()},
         plain=fastest,
         rows=rows,
+        left_out=left_out,
         kept_bytes=ways[0].kept_bytes(max(settings.nodes)),
         decode={way.name: decode_step(model, settings, compile=way.name == "compiled") for way in ways},
     )
@@ -167,14 +174,6 @@ def decode_step(model: PreTrainedModel, settings: Settings, *, compile: bool, ne
         "host": parts["host"],
         "tau": statistics.mean(answer.tau for answer in answers[1:]),
     }
-
-
-def _stock(model: PreTrainedModel, prompt: Tensor) -> list[Stock]:
-    """Stock steps, where stock has a cache that this one call serves."""
-    try:
-        return [Stock(model, prompt)]
-    except (TypeError, ValueError, AttributeError):  # a family that names its cache otherwise
-        return []
 
 
 def _round(way: Way, sizes: Sequence[int]) -> tuple[float, dict[int, tuple[float, float]]]:
@@ -204,6 +203,8 @@ def print_found(found: Found, console: Console) -> None:
     steps = ", ".join(f"{name} {value:.3f} ms" for name, value in found.plain_ms.items())
     console.print(f"{found.shape}: {found.parameters / 1e6:.1f}M parameters, {found.dtype}, {found.device}")
     console.print(f"one-token steps: {steps}; a plain step is the fastest, {found.plain}")
+    if found.left_out:
+        console.print(found.left_out)
     table = Table("execution", "nodes", "score ms", "commit ms", "plain steps", "quartiles", "own plain steps")
     for row in found.rows:
         cells = (f"{row.score_ms:.3f}", f"{row.commit_ms:.3f}", f"{row.plain_steps:.2f}")

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from specdecodes.benchmark.shapes import shape_named
 from specdecodes.core.tree import Tree
+from specdecodes.models.families import signature_of
 from specdecodes.models.loading import load_model
 from specdecodes.models.target import Target
 
@@ -104,7 +105,10 @@ class Stock:
 
     def __init__(self, model: PreTrainedModel, prompt: Tensor) -> None:
         self.model = model
-        self.cache = DynamicCache(config=model.config)
+        signature = signature_of(model)
+        self.settings = {signature.cache_argument: DynamicCache(config=model.config), "use_cache": True}
+        if signature.takes_logits_to_keep:
+            self.settings["logits_to_keep"] = 1
         self.token = prompt[:, -1:]
         with torch.inference_mode():
             self._run(prompt)
@@ -115,8 +119,7 @@ class Stock:
         return seconds(lambda: self._run(self.token), self.token.device)
 
     def _run(self, ids: Tensor) -> Any:  # noqa: ANN401
-        out = self.model(ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
-        return out.logits[:, -1].argmax(-1).tolist()
+        return self.model(ids, **self.settings).logits[:, -1].argmax(-1).tolist()
 
 
 def seconds(run: Callable[[], Any], device: torch.device) -> float:

@@ -28,7 +28,9 @@ HEAD = (
 PROG = "python -m specdecodes.benchmark.table"
 
 
-def markdown(summaries: Sequence[Mapping[str, Any]], against: str | None = None) -> str:
+def markdown(
+    summaries: Sequence[Mapping[str, Any]], against: str | None = None, modes: Sequence[str] | None = None
+) -> str:
     """One row per mode of every summary, the baselines included, and one line per summary on where it comes from.
 
     Log-perplexities have a column where any summary holds them.
@@ -37,11 +39,17 @@ def markdown(summaries: Sequence[Mapping[str, Any]], against: str | None = None)
         summaries: as :func:`read_summary` returns them.
         against: one more column: every mode's speed over this mode's, paired by question; 'best' stands for each
             summary's fastest lossless mode ('auto' left out, which chooses among the others).
+        modes: only rows of these modes (None: of all).
 
     Raises:
-        ValueError: a summary without that mode.
+        ValueError: a summary without the mode ``against``, or none with one of ``modes``.
     """
     numbered = [(number, s, mode) for number, s in enumerate(summaries, 1) for mode in s["modes"]]
+    if modes is not None:
+        known = dict.fromkeys(mode["mode"] for _, _, mode in numbered)
+        if missing := [mode for mode in modes if mode not in known]:
+            raise ValueError(f"--modes: expected modes of the runs ({', '.join(known)}), got {missing[0]!r}")
+        numbered = [entry for entry in numbered if entry[2]["mode"] in modes]
     rows = [HEAD, *(_row(*entry) for entry in numbered)]
     perplexities = [_perplexity(mode) for _, _, mode in numbered]
     if any(cell != "-" for cell in perplexities):
@@ -81,8 +89,10 @@ def _main(argv: Sequence[str] | None) -> None:
     parser.add_argument(
         "--against", metavar="MODE", help="add every mode's speed over this one's, or over the 'best' lossless one's"
     )
+    parser.add_argument("--modes", metavar="A,B", help="only the rows of these modes (default: of all)")
     args = parser.parse_args(argv)
-    print(markdown([read_summary(path) for path in args.files], args.against), end="")
+    modes = args.modes.split(",") if args.modes is not None else None
+    print(markdown([read_summary(path) for path in args.files], args.against, modes), end="")
 
 
 def _row(number: int, summary: Mapping[str, Any], mode: Mapping[str, Any]) -> tuple[str, ...]:

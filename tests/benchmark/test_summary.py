@@ -254,6 +254,10 @@ def test_markdown_compares_with_another_mode_by_question(tmp_path: Path, capsys:
     assert "| this one |" in lines[3]
     assert table.main([str(file), "--against", "best"]) == 0
     assert "| 0.50 [0.50, 0.50] | baseline |" in capsys.readouterr().out
+    assert table.main([str(file), "--modes", "tree"]) == 0
+    assert [line[:8] for line in capsys.readouterr().out.splitlines()[:3]] == ["| mode |", "| --- | ", "| `tree`"]
+    assert table.main([str(file), "--modes", "tree,tee"]) == 2
+    assert "--modes: expected modes of the runs (naive, tree), got 'tee'" in capsys.readouterr().err
     assert table.main([str(file), "--against", "tee"]) == 2
     assert "--against: expected 'best' or a mode of the run (naive, tree), got 'tee'" in capsys.readouterr().err
 
