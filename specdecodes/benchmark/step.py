@@ -13,6 +13,7 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -21,7 +22,7 @@ from transformers import PreTrainedModel
 
 from specdecodes.benchmark.provenance import write_measurement
 from specdecodes.benchmark.shapes import SHAPES, shape_named
-from specdecodes.benchmark.step_ways import Stock, Way, build_model, random_ids, weight_bytes
+from specdecodes.benchmark.step_ways import Stock, Way, build_model, random_ids, seconds, weight_bytes
 from specdecodes.cli.arguments import OneLineParser, run_reporting_errors
 from specdecodes.core.load import load
 from specdecodes.models.loading import parse_device, parse_dtype
@@ -88,8 +89,8 @@ class Found:
     Attributes:
         weight_bytes: of the weights that a step reads, the rows of the input embedding left out.
         plain_ms: one-token steps by way, medians. plain: the fastest of them, the unit of the ratios.
-        left_out: why there is no step of stock transformers among them, if there is none.
         kept_bytes: what scoring keeps of a tree for its commit, per node and recurrent layer.
+        first_round_seconds: of one step of every size, by way: what compiling them takes, where that is done.
         decode: per way, milliseconds of the parts of a whole step of ``stree``.
     """
 
@@ -102,7 +103,7 @@ class Found:
     plain: str
     rows: list[Row]
     kept_bytes: float | None
-    left_out: str | None = None
+    first_round_seconds: dict[str, float]
     decode: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -116,29 +117,11 @@ def measure(settings: Settings, say: Callable[[str], None] = lambda line: None) 
     model = build_model(settings.shape, settings.layers, device, parse_dtype(settings.dtype, device))
     names = ("eager", "compiled") if settings.compile else ("eager",)
     ways = [Way(name, model, settings.nodes, settings.context) for name in names]
+    stock = Stock(model, ways[0].prompt)
     say("warm-up")
-    left_out = None
-    stock: list[Stock] = []
-    try:
-        stock.append(Stock(model, ways[0].prompt))
-    except (ValueError, RuntimeError) as error:  # such as a cache without any attention layer
-        left_out = f"stock transformers cannot take a step: {error}"
-    for way in ways:
-        for _ in range(2):
-            _round(way, settings.nodes)
-    plain: dict[str, list[float]] = {each.name: [] for each in (*ways, *stock)}
-    trees: dict[tuple[str, int], list[tuple[float, float]]] = {(w.name, n): [] for w in ways for n in settings.nodes}
-    for number in range(settings.rounds):
-        say(f"round {number + 1} of {settings.rounds}")
-        for each in stock:
-            plain[each.name].append(each.plain())
-        for way in ways:
-            steps, found = _round(way, settings.nodes)
-            plain[way.name].append(steps)
-            for nodes, seconds in found.items():
-                trees[way.name, nodes].append(seconds)
+    warm_up = {way.name: seconds(partial(_round, way, settings.nodes), device) for way in ways}
+    plain, trees = _rounds(ways, stock, settings, say)
     fastest = min(plain, key=lambda name: statistics.median(plain[name]))
-    rows = [_row(*key, found, plain[fastest], plain[key[0]]) for key, found in trees.items()]
     say("decode steps")
     return Found(
         shape=settings.shape,
@@ -148,11 +131,30 @@ def measure(settings: Settings, say: Callable[[str], None] = lambda line: None) 
         device=str(device),
         plain_ms={name: statistics.median(found) * 1e3 for name, found in plain.items()},
         plain=fastest,
-        rows=rows,
-        left_out=left_out,
+        rows=[_row(*key, found, plain[fastest], plain[key[0]]) for key, found in trees.items()],
+        first_round_seconds=warm_up,
         kept_bytes=ways[0].kept_bytes(max(settings.nodes)),
-        decode={way.name: decode_step(model, settings, compile=way.name == "compiled") for way in ways},
+        decode={name: decode_step(model, settings, compile=name == "compiled") for name in names},
     )
+
+
+def _rounds(
+    ways: Sequence[Way], stock: Stock, settings: Settings, say: Callable[[str], None]
+) -> tuple[dict[str, list[float]], dict[tuple[str, int], list[tuple[float, float]]]]:
+    """Seconds per round: of a plain step by way, and of scoring and committing by way and number of nodes."""
+    for way in ways:
+        _round(way, settings.nodes)  # a compiled way has a second graph, for key lengths that change
+    plain: dict[str, list[float]] = {each: [] for each in (stock.name, *(way.name for way in ways))}
+    trees: dict[tuple[str, int], list[tuple[float, float]]] = {(w.name, n): [] for w in ways for n in settings.nodes}
+    for number in range(settings.rounds):
+        say(f"round {number + 1} of {settings.rounds}")
+        plain[stock.name].append(stock.plain())
+        for way in ways:
+            step, found = _round(way, settings.nodes)
+            plain[way.name].append(step)
+            for nodes, both in found.items():
+                trees[way.name, nodes].append(both)
+    return plain, trees
 
 
 def decode_step(model: PreTrainedModel, settings: Settings, *, compile: bool, new_tokens: int = 64) -> dict[str, float]:
@@ -184,7 +186,7 @@ def _round(way: Way, sizes: Sequence[int]) -> tuple[float, dict[int, tuple[float
 def _row(
     way: str, nodes: int, found: Sequence[tuple[float, float]], plain: Sequence[float], own: Sequence[float]
 ) -> Row:
-    ratios = [sum(seconds) / unit for seconds, unit in zip(found, plain, strict=True)]
+    ratios = [sum(both) / unit for both, unit in zip(found, plain, strict=True)]
     low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
     return Row(
         way=way,
@@ -203,8 +205,10 @@ def print_found(found: Found, console: Console) -> None:
     steps = ", ".join(f"{name} {value:.3f} ms" for name, value in found.plain_ms.items())
     console.print(f"{found.shape}: {found.parameters / 1e6:.1f}M parameters, {found.dtype}, {found.device}")
     console.print(f"one-token steps: {steps}; a plain step is the fastest, {found.plain}")
-    if found.left_out:
-        console.print(found.left_out)
+    if "compiled" in found.plain_ms:
+        gain = found.plain_ms["eager"] / found.plain_ms["compiled"]
+        took, sizes = found.first_round_seconds["compiled"], len({row.nodes for row in found.rows})
+        console.print(f"compiled, a plain step is {gain:.2f} times as fast; compiling took {took:.0f} s, {sizes} sizes")
     table = Table("execution", "nodes", "score ms", "commit ms", "plain steps", "quartiles", "own plain steps")
     for row in found.rows:
         cells = (f"{row.score_ms:.3f}", f"{row.commit_ms:.3f}", f"{row.plain_steps:.2f}")
@@ -224,7 +228,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str] | None) -> None:
     args = _parser().parse_args(argv)
-    console, progress = Console(), Console(stderr=True)
+    console = Console()
     all_found = []
     for shape in args.shape or ["embedded"]:
         settings = Settings(
@@ -238,12 +242,16 @@ def _main(argv: list[str] | None) -> None:
             device=args.device,
             dtype=args.dtype,
         )
-        with progress.status(shape) as status:
-            found = measure(settings, lambda line, shape=shape, status=status: status.update(f"{shape}: {line}"))
+        found = _with_progress(settings, Console(stderr=True))
         print_found(found, console)
         all_found.append({"settings": asdict(settings), **asdict(found)})
     if args.json:
         write_measurement(args.json, "specdecodes.benchmark.step", argv, {"shapes": all_found})
+
+
+def _with_progress(settings: Settings, console: Console) -> Found:
+    with console.status(settings.shape) as status:
+        return measure(settings, lambda line: status.update(f"{settings.shape}: {line}"))
 
 
 def _parser() -> OneLineParser:

@@ -136,7 +136,9 @@ def seconds(run: Callable[[], Any], device: torch.device) -> float:
 def weight_bytes(model: PreTrainedModel) -> int:
     """Bytes of the weights that every step reads: all but the input embedding, unless that makes the logits too."""
     total = sum(each.nbytes for each in model.parameters())
-    inputs, outputs = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    inputs, outputs = (
+        each.get_parameter("weight") for each in (model.get_input_embeddings(), model.get_output_embeddings())
+    )
     return total if inputs is outputs else total - inputs.nbytes
 
 
