@@ -35,6 +35,8 @@ PROG = f"python -m {MODULE}"
 TREE_SIZES = (1, 8, 13, 32, 64, 128)
 BIG, SMALL = "mamba-in-llama-8b", "embedded"
 """The default shapes: for a GPU, for a CPU."""
+WIDE = 150
+"""Columns of what goes to a file or a pipe: all of a table's."""
 
 
 def _example() -> str:
@@ -91,14 +93,7 @@ def _main(argv: list[str] | None) -> int:
     device = torch.device("cpu") if options.predict else parse_device(options.device)
     small = device.type == "cpu" and not options.predict
     where = Where(device, DTYPES[options.dtype or ("float32" if small else "bfloat16")], options.context)
-    shapes = options.shape or [SMALL if small else BIG]
-    for shape in shapes:
-        shape_named(shape)
-    planned = cases(shapes, options.op or list(OPS), options.tree_size or TREE_SIZES)
-    if not planned:
-        raise ValueError(f"--op: expected one that {', '.join(shapes)} has, got {', '.join(options.op)}")
-    loaded = [load_peer(each) for each in options.peer]
-    console = Console()
+    planned, loaded = _planned(options, SMALL if small else BIG)
     if options.predict:
         roofline, name = published(options.predict, where.dtype), options.predict
         rows = [predicted(case, where, roofline) for case in planned]
@@ -109,7 +104,7 @@ def _main(argv: list[str] | None) -> int:
     rooflines = {name: roofline}
     if (card := None if options.predict else published_for(device)) is not None:
         rooflines[card] = published(card, where.dtype)
-    _print(rows, rooflines, where, console)
+    _print(rows, rooflines, where)
     if options.json is not None:
         found = {"dtype": str(where.dtype).removeprefix("torch."), "context": where.context}
         found |= {"rooflines": {key: asdict(each) for key, each in rooflines.items()}, "rows": list(map(asdict, rows))}
@@ -130,6 +125,27 @@ def _check(options: argparse.Namespace) -> None:
     for name in ("device", "peer", "implementation"):
         if options.predict and getattr(options, name):
             raise ValueError(f"--{name}: expected none with --predict, which runs nothing; leave one of the two out")
+
+
+def _planned(options: argparse.Namespace, shape: str) -> tuple[list[Case], list[Loaded]]:
+    """What to run, of ``shape`` where none is named, and the peers to run beside it.
+
+    Raises:
+        ValueError: names of nothing, or a peer with nothing to stand beside.
+    """
+    shapes = options.shape or [shape]
+    for name in shapes:
+        shape_named(name)
+    planned = cases(shapes, options.op or list(OPS), options.tree_size or TREE_SIZES)
+    if not planned:
+        raise ValueError(f"--op: expected one that {', '.join(shapes)} has, got {', '.join(options.op)}")
+    loaded = [load_peer(each) for each in options.peer]
+    for each in loaded:
+        if all(case.op != each.peer.op for case in planned):
+            raise ValueError(
+                f"--peer: expected {each.peer.op} among the ops, which {each.name} stands beside, got none"
+            )
+    return planned, loaded
 
 
 def _wanted(asked: Sequence[str] | None, planned: Sequence[Case], where: Where) -> Sequence[str]:
@@ -166,7 +182,10 @@ def _measured(
     return rows
 
 
-def _print(rows: Sequence[Row], rooflines: dict[str, Roofline], where: Where, console: Console) -> None:
+def _print(rows: Sequence[Row], rooflines: dict[str, Roofline], where: Where) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)
     roofline = next(iter(rooflines.values()))
     for _, group in groupby(rows, key=lambda row: row.shape):
         print_rows(list(group), roofline, console)

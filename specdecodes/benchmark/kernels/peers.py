@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from specdecodes.benchmark.kernels.problems import Problem
@@ -57,11 +58,15 @@ class Loaded:
 
 
 def _mamba_ssm(function: Function, given: dict[str, Any]) -> Callable[[], Tensor]:
-    """One token: state [B, H, P, N] in place; x, dt [B, H, P]; A [H, P, N]; B, C [B, G, N]; D [H, P]."""
+    """One token: state [B, H, P, N] in place; x, dt [B, H, P]; A [H, P, N]; B, C [B, G, N]; D, dt_bias [H, P].
+
+    As its Mamba-2 layer calls it: what heads share has stride 0, which the kernel looks for in the bias too.
+    """
     x, state = given["x"], given["state"]
     dt, D = given["dt"][..., None].expand(x.shape), given["D"][:, None].expand(x.shape[1:])
     A = given["A"][:, None, None].expand(state.shape[1:])
-    return lambda: function(state, x, dt, A, given["B"], given["C"], D=D, z=None, dt_bias=None, dt_softplus=False)
+    settings = {"D": D, "z": None, "dt_bias": torch.zeros_like(given["D"])[:, None].expand(D.shape)}
+    return lambda: function(state, x, dt, A, given["B"], given["C"], dt_softplus=False, **settings)
 
 
 def _fla(function: Function, given: dict[str, Any]) -> Callable[[], Tensor]:

@@ -24,7 +24,7 @@ def print_rows(rows: Sequence[Row], roofline: Roofline, console: Console) -> Non
     shape = rows[0].shape
     table = Table(title=f"{shape}: {SHAPES[shape].about}", title_justify="left")
     for name in ("op", "nodes", "form") if has_times else ("op", "nodes"):
-        table.add_column(name, justify="right" if name == "nodes" else "left")
+        table.add_column(name, justify="right" if name == "nodes" else "left", no_wrap=True)
     for name in (*COUNTED, *(MEASURED if has_times else ())):
         table.add_column(name, justify="right")
     for row in rows:

@@ -21,7 +21,6 @@ QUICK = ["--shape", "tiny-bamba", "--tree-size", "3", "--context", "20", "--repe
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "MOST_COPIES", 1)
     monkeypatch.setattr(command, "measure_roofline", lambda *_: FLAT)
-    monkeypatch.setenv("COLUMNS", "160")
 
 
 def test_tables_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,14 +87,20 @@ def test_a_prediction_of_every_shape(capsys: pytest.CaptureFixture[str]) -> None
     assert all(op in printed for op in OPS) and all(f"{name}: " in printed for name in SHAPES)
 
 
-def test_peers_are_timed_beside_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def peer(tmp_path: Path) -> str:
+    """STree's layout, and a function that asks for a GPU."""
     file = tmp_path / "mamba_ssm/ops/triton/tree_scan.py"
     file.parent.mkdir(parents=True)
     file.write_text(
         "def tree_scan_mask_combined_fwd(x, dt, A, B, C, dA_mask, chunk_size, D=None, initial_states=None):\n"
         "    raise RuntimeError('0 active drivers')\n"
     )
-    flags = ["--op", "mamba2_tree", "--op", "tree_conv", "--implementation", "naive", "--peer", f"stree={tmp_path}"]
+    return f"stree={tmp_path}"
+
+
+def test_peers_are_timed_beside_ours(peer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--op", "mamba2_tree", "--op", "tree_conv", "--implementation", "naive", "--peer", peer]
     assert main([*QUICK, *flags]) == 0
     printed = capsys.readouterr().out
     assert printed.count("peer:stree") == 2, "a row and its note"
@@ -116,6 +121,7 @@ def test_peers_are_timed_beside_ours(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--implementation", "cuda"], "argument --implementation: invalid choice: 'cuda'"),
         (["--peer", "vllm=x"], "--peer: expected one of flash-linear-attention, mamba-ssm, stree, got 'vllm'"),
         (["--json", "no/such/folder.json"], "--json: expected a file in a folder that exists, got "),
+        (["--op", "linear", "--peer", "PEER"], "--peer: expected mamba2_tree among the ops, which stree stands beside"),
         (["--predict", "h200", "--device", "cpu"], "--device: expected none with --predict, which runs nothing"),
         (["--predict", "h200", "--peer", "stree=x"], "--peer: expected none with --predict, which runs nothing"),
         (
@@ -128,8 +134,8 @@ def test_peers_are_timed_beside_ours(tmp_path: Path, capsys: pytest.CaptureFixtu
         ),
     ],
 )
-def test_bad_input_is_one_line(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(flags) == 2
+def test_bad_input_is_one_line(flags: list[str], message: str, peer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([flag if flag != "PEER" else peer for flag in flags]) == 2
     said = capsys.readouterr()
     assert said.err.startswith(f"{PROG}: {message}") and said.err.count("\n") == 1
     assert not said.out

@@ -25,7 +25,8 @@ import torch
 from mamba_ssm.ops.triton.softplus import nothing
 
 def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False):
-    assert z is None and dt_bias is None and not dt_softplus
+    assert z is None and not dt_softplus and not dt_bias.any()
+    assert A.stride()[1:] == (0, 0) and dt.stride(-1) == dt_bias.stride(-1) == D.stride(-1) == 0
     groups = state.shape[1] // B.shape[1]
     B, C = (each.repeat_interleave(groups, dim=1) for each in (B, C))
     state.copy_(state * (dt[..., None] * A).exp() + (dt * x)[..., None] * B[:, :, None])
