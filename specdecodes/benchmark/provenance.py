@@ -37,10 +37,16 @@ def provenance(command: Sequence[str], device: torch.device) -> dict[str, Any]:
     }
 
 
-def write_measurement(path: Path, module: str, argv: Sequence[str] | None, found: Mapping[str, Any]) -> None:
-    """Write what ``python -m module argv`` has ``found`` on this CPU, with where it comes from (None: sys.argv)."""
+def write_measurement(
+    path: Path,
+    module: str,
+    argv: Sequence[str] | None,
+    found: Mapping[str, Any],
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - a constant
+) -> None:
+    """Write what ``python -m module argv`` has ``found`` on a device, with where it comes from (None: sys.argv)."""
     command = ["python", "-m", module, *(sys.argv[1:] if argv is None else argv)]
-    replace_json(path, {**provenance(command, torch.device("cpu")), **found})
+    replace_json(path, {**provenance(command, device), **found})
 
 
 def commit() -> dict[str, Any] | None:

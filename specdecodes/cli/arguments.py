@@ -227,16 +227,16 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, str]:
     return settings
 
 
-def check_out(path: Path) -> None:
-    """Refuse a place where ``--out`` cannot be written, before any work is done for it.
+def check_out(path: Path, flag: str = "--out") -> None:
+    """Refuse a place where ``flag``'s file cannot be written, before any work is done for it.
 
     Raises:
         ValueError: a folder, or a file in a folder that does not exist.
     """
     if path.is_dir():
-        raise ValueError(f"--out: expected a file, got the folder {str(path)!r}")
+        raise ValueError(f"{flag}: expected a file, got the folder {str(path)!r}")
     if not path.parent.is_dir():
-        raise ValueError(f"--out: expected a file in a folder that exists, got {str(path)!r}; make the folder first")
+        raise ValueError(f"{flag}: expected a file in a folder that exists, got {str(path)!r}; make the folder first")
 
 
 def run_reporting_errors(function: Callable[[], int | None], prog: str = "specdecodes") -> int:

@@ -1,0 +1,310 @@
+"""Inputs for every op, of the shapes and dtypes that a score or a commit hands over, and the op called as they call it.
+
+Letters: as in ``costs``. One row (B = 1).
+"""
+
+from __future__ import annotations
+
+import weakref
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from specdecodes.benchmark.kernels.costs import Widths
+from specdecodes.benchmark.shapes import AttentionSizes, DeltaSizes, Mamba2Sizes, Product, S6Sizes
+from specdecodes.core.tree import Topology
+from specdecodes.kernels import causal_conv, mamba2_scan
+from specdecodes.kernels.gated_delta import normalize
+from specdecodes.kernels.linear.packed import pack, packed_linear, unpack
+from specdecodes.models.cache import AttentionRows
+from specdecodes.models.masks import behind_prefix
+from specdecodes.models.recurrences.gated_delta import DeltaInputs, GatedDeltaLayer
+from specdecodes.models.recurrences.kimi_delta import KimiDeltaLayer
+from specdecodes.models.recurrences.layer import RecurrentLayer
+from specdecodes.models.recurrences.mamba2 import Mamba2Inputs, Mamba2Layer, Mamba2Stack
+from specdecodes.models.recurrences.s6 import S6Inputs, S6Layer
+
+LONGEST_PATH = 4
+"""Nodes that are committed, where the tree has as many."""
+EXACT_ROWS = 4096
+"""Outputs of a weight that are computed in float64 at once."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """What a problem is made for: device, the model's dtype, committed tokens, a chain instead of a random tree."""
+
+    device: torch.device
+    dtype: torch.dtype
+    context: int = 1024
+    chain: bool = False
+
+    @property
+    def widths(self) -> Widths:
+        """Bytes of an element."""
+        return Widths.of(self.dtype)
+
+
+Outputs = Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One call of an op.
+
+    Attributes:
+        run: the op; some work in place, on inputs that stay bounded however often they run.
+        exact: what the first ``run`` returns, in float64 by the plain form; called before it.
+        given: the inputs, by the names that peers' adapters read.
+    """
+
+    run: Callable[[], Outputs]
+    exact: Callable[[], Outputs]
+    given: dict[str, Any] = field(default_factory=dict)
+
+
+class Numbers:
+    """Normal random numbers that depend on ``parts`` only, for the device."""
+
+    def __init__(self, where: Where, *parts: object) -> None:
+        self.where = where
+        self.source = torch.Generator(where.device).manual_seed(zlib.crc32(repr(parts).encode()))
+
+    def model(self, *shape: int) -> Tensor:
+        """In the model's dtype."""
+        return torch.randn(*shape, generator=self.source, device=self.where.device, dtype=self.where.dtype)
+
+    def state(self, *shape: int) -> Tensor:
+        """In the dtype of states."""
+        kind = mamba2_scan.compute_dtype(self.where.dtype)
+        return torch.randn(*shape, generator=self.source, device=self.where.device, dtype=kind)
+
+
+def topology(count: int, where: Where) -> Topology:
+    """Of a random tree, the same for the same count; or of a chain."""
+    source = torch.Generator().manual_seed(count)
+    above = [i - 1 if where.chain else int(torch.randint(i, (1,), generator=source)) for i in range(1, count)]
+    return Topology(torch.tensor([[-1, *above]], device=where.device))
+
+
+def mamba2_tree(sizes: Mamba2Sizes, count: int, where: Where, numbers: Numbers) -> Problem:
+    """Score the nodes of a tree in one mixer."""
+    n, s = numbers, sizes
+    x = n.model(1, count, s.heads, s.head_dim)
+    B, C = (n.model(1, count, s.groups, s.state_dim) for _ in range(2))
+    dt = n.model(1, count, s.heads)
+    inputs = Mamba2Inputs(x, dt, F.softplus(n.state(*dt.shape) - 1), -n.state(s.heads).exp(), B, C, n.state(s.heads))
+    return _scored(Mamba2Layer, n.state(1, s.heads, s.head_dim, s.state_dim), inputs, topology(count, where))
+
+
+def mamba2_step(sizes: Mamba2Sizes, where: Where, numbers: Numbers) -> Problem:
+    """Plain decoding's op in one mixer."""
+    n, s = numbers, sizes
+    state = n.state(1, s.heads, s.head_dim, s.state_dim)
+    given = {
+        "x": n.model(1, s.heads, s.head_dim),
+        "dt": F.softplus(n.state(1, s.heads) - 1),
+        "A": -n.state(s.heads).exp(),
+        "B": n.model(1, s.groups, s.state_dim),
+        "C": n.model(1, s.groups, s.state_dim),
+        "D": n.state(s.heads),
+    }
+
+    def exact() -> Outputs:
+        return (mamba2_scan.step_(state.double(), **{name: each.double() for name, each in given.items()}),)
+
+    return Problem(lambda: (mamba2_scan.step_(state, **given),), exact, {**given, "state": state})
+
+
+def mamba2_commit(sizes: Mamba2Sizes, count: int, where: Where, numbers: Numbers) -> Problem:
+    """Move the windows and states of all mixers along a path of at most ``LONGEST_PATH`` nodes, from the raw inputs."""
+    n, s = numbers, sizes
+    layers = [
+        Mamba2Layer(
+            index,
+            window=n.model(1, s.channels, s.taps),
+            state=n.state(1, s.heads, s.head_dim, s.state_dim),
+            weight=n.model(s.channels, s.taps) * s.taps**-0.5,
+            bias=n.model(s.channels),
+            activation="silu",
+            A=-n.state(s.heads).exp(),
+            dt_bias=n.state(s.heads) - 1,
+            groups=s.groups,
+        )
+        for index in range(s.layers)
+    ]
+    inputs, dt = n.model(s.layers, 1, count, s.channels), n.model(s.layers, 1, count, s.heads)
+    path = torch.arange(path_length(count), device=where.device)[None]
+    wide = [Mamba2Layer(**{name: _wide(value) for name, value in vars(layer).items()}) for layer in layers]
+
+    def moved(layers: Sequence[Mamba2Layer], *kept: Tensor) -> Callable[[], Outputs]:
+        stack = Mamba2Stack(layers, lambda function: function)
+
+        def run() -> Outputs:
+            stack.jump(path, *kept)
+            assert stack.states is not None
+            return stack.states, stack.windows
+
+        return run
+
+    return Problem(moved(layers, inputs, dt), moved(wide, inputs.double(), dt.double()))
+
+
+def tree_conv(sizes: Mamba2Sizes | DeltaSizes | S6Sizes, count: int, where: Where, numbers: Numbers) -> Problem:
+    """Convolve the nodes of a tree in one mixer."""
+    n, s = numbers, sizes
+    x, window = n.model(1, count, s.channels).mT, n.model(1, s.channels, s.taps)
+    weight, bias = n.model(s.channels, s.taps), n.model(s.channels)
+    index = topology(count, where).windows(s.taps)
+
+    def convolved(kind: torch.dtype) -> Outputs:
+        inputs = (x.to(kind), window.to(kind), index, weight.to(kind), bias.to(kind))
+        return (causal_conv.tree_conv(*inputs, "silu"),)
+
+    return Problem(lambda: convolved(where.dtype), lambda: convolved(torch.float64))
+
+
+def delta_tree(sizes: DeltaSizes, count: int, where: Where, numbers: Numbers) -> Problem:
+    """Score the nodes of a tree in one mixer of the gated delta rule or of Kimi delta attention."""
+    n, s = numbers, sizes
+    q, k = (n.model(1, count, s.heads, s.key_dim) for _ in range(2))
+    v, beta = n.model(1, count, s.heads, s.value_dim), n.model(1, count, s.heads).sigmoid()
+    g = -F.softplus(n.state(1, count, s.heads, s.decays) - 1)
+    state = n.state(1, s.heads, s.key_dim, s.value_dim)
+    kind = KimiDeltaLayer if s.per_channel else GatedDeltaLayer
+    found = _scored(kind, state, DeltaInputs(normalize(q), normalize(k), v, g, beta, k), topology(count, where))
+    found.given.update(q=q, k=k)  # as the model has them: peers normalise by themselves
+    return found
+
+
+def s6_tree(sizes: S6Sizes, count: int, where: Where, numbers: Numbers) -> Problem:
+    """Score the nodes of a tree in one Mamba-1 mixer."""
+    n, s = numbers, sizes
+    x, dt = n.model(1, count, s.channels), n.model(1, count, s.channels)
+    B, C = (n.model(1, count, s.state_dim) for _ in range(2))
+    steps, A = F.softplus(n.state(*dt.shape) - 1), -n.state(s.channels, s.state_dim).exp()
+    inputs = S6Inputs(x, dt, steps, A, B, C, None, None, 0)
+    state = n.state(1, s.channels, s.state_dim)
+    return _scored(S6Layer, state, inputs, topology(count, where), width=s.channels)
+
+
+def linear(products: Sequence[Product], count: int, where: Where, numbers: Numbers, packed: bool) -> Problem:
+    """Products of T rows with weights; ``packed``: from copies that were laid out once (``kernels/linear``)."""
+    weights = [numbers.model(out, features).mul_(features**-0.5) for out, features in products]
+    rows = [numbers.model(count, features) for _, features in products]
+
+    def exact() -> Outputs:
+        return [
+            torch.cat([x.double() @ part.double().T for part in weight.split(EXACT_ROWS)], dim=1)
+            for x, weight in zip(rows, weights, strict=True)
+        ]
+
+    if not packed:
+        return Problem(lambda: [F.linear(x, weight) for x, weight in zip(rows, weights, strict=True)], exact)
+    calls = [(x, None, pack(weight), len(weight)) for x, weight in zip(rows, weights, strict=True)]
+
+    def run() -> Outputs:
+        return [packed_linear(*call) for call in calls]
+
+    for call in calls:
+        weakref.finalize(run, unpack, call[2])
+    return Problem(run, exact)
+
+
+def kv_gather(sizes: AttentionSizes, count: int, where: Where, numbers: Numbers) -> Problem:
+    """Move the accepted rows of all attention layers to where the committed ones end."""
+    n, s, length = numbers, sizes, path_length(count)
+    layers = []
+    for _ in range(s.layers):
+        rows = AttentionRows(where.context + count)
+        like = n.model(1, s.kv_heads, 1, s.head_dim)
+        rows.reserve(where.context + count, like, like)
+        assert rows.keys is not None and rows.values is not None
+        rows.keys.normal_(generator=n.source)
+        rows.values.normal_(generator=n.source)
+        layers.append(rows)
+    source = torch.linspace(0, count - 1, length, device=where.device).long() + where.context
+
+    def run() -> Outputs:
+        for rows in layers:
+            rows.move(source, where.context)
+        end = where.context + length
+        return [each[:, :, where.context : end] for rows in layers for each in _kept(rows)]
+
+    def exact() -> Outputs:
+        return [each.index_select(2, source).double() for rows in layers for each in _kept(rows)]
+
+    return Problem(run, exact)
+
+
+def tree_attention(sizes: AttentionSizes, count: int, where: Where, numbers: Numbers) -> Problem:
+    """Attention of T nodes over the committed rows and each other, as stock models compute it under our mask."""
+    n, s, visible = numbers, sizes, where.context + count
+    q = n.model(1, s.heads, count, s.head_dim)
+    k, v = (n.model(1, s.kv_heads, visible, s.head_dim) for _ in range(2))
+    tree = topology(count, where)
+    mask = behind_prefix(tree.mask(where.dtype), where.context, visible)
+    module: Any = SimpleNamespace(num_key_value_groups=s.heads // s.kv_heads, is_causal=False)
+
+    def exact() -> Outputs:
+        keys, values = (each.double().repeat_interleave(s.heads // s.kv_heads, dim=1) for each in (k, v))
+        scores = q.double() @ keys.mT * s.head_dim**-0.5 + behind_prefix(
+            tree.mask(torch.float64), where.context, visible
+        )
+        return ((scores.softmax(-1) @ values).transpose(1, 2),)
+
+    return Problem(lambda: (sdpa_attention_forward(module, q, k, v, mask, scaling=s.head_dim**-0.5)[0],), exact)
+
+
+def path_length(count: int) -> int:
+    """Nodes of a tree that are committed."""
+    return min(count, LONGEST_PATH)
+
+
+def error(problem: Problem) -> float:
+    """Largest difference from float64 over the largest value; what is not finite counts as infinite."""
+    expected = [each.double() for each in problem.exact()]
+    found = problem.run()
+    gaps = [_gap(ours.double(), exact) for ours, exact in zip(found, expected, strict=True)]
+    return max(gap if gap == gap else float("inf") for gap in gaps)
+
+
+def _gap(ours: Tensor, exact: Tensor) -> float:
+    return float((ours - exact).abs().max() / exact.abs().max().clamp(min=torch.finfo(torch.float64).tiny))
+
+
+def _scored(
+    kind: type[RecurrentLayer],
+    state: Tensor,
+    inputs: Any,  # noqa: ANN401 - the adapter's own
+    tree: Topology,
+    **fields: Any,
+) -> Problem:
+    """The scan of a layer whose committed state is ``state``; its window only says how many channels there are."""
+    window = state.new_zeros(1, fields.get("width", 0), 1)
+    # Levels are read on the host, as a target reads them on a CPU alone.
+    levels = tree.levels if state.device.type == "cpu" else None
+    scored: Any = SimpleNamespace(ancestors=tree.ancestors, parents=tree.parents, levels=levels)
+    layer = kind(0, window=window, state=state, **fields)
+    wide = kind(0, window=window, state=state.double(), **fields)
+    widened = type(inputs)(*map(_wide, inputs))
+    given = {**inputs._asdict(), "state": state, "ancestors": tree.ancestors}
+    return Problem(
+        lambda: layer.score(inputs, scored, "inputs")[:1], lambda: wide.score(widened, scored, "inputs")[:1], given
+    )
+
+
+def _wide(value: Any) -> Any:  # noqa: ANN401 - of any field
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _kept(rows: AttentionRows) -> tuple[Tensor, Tensor]:
+    assert rows.keys is not None and rows.values is not None
+    return rows.keys, rows.values
