@@ -9,6 +9,7 @@ decode steps of ``stree``: drafting, verifying, committing, and the host's work 
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -16,14 +17,17 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
+from specdecodes.benchmark.kernels.timing import PUBLISHED
 from specdecodes.benchmark.provenance import write_measurement
 from specdecodes.benchmark.shapes import SHAPES, shape_named
-from specdecodes.benchmark.step_ways import Stock, Way, build_model, random_ids, seconds, weight_bytes
-from specdecodes.cli.arguments import OneLineParser, run_reporting_errors
+from specdecodes.benchmark.step_predict import predict
+from specdecodes.benchmark.step_ways import Stock, Way, build_model, random_ids, seconds, weight_count
+from specdecodes.cli.arguments import OneLineParser, check_out, run_reporting_errors
 from specdecodes.core.load import load
 from specdecodes.models.loading import parse_device, parse_dtype
 
@@ -126,7 +130,7 @@ def measure(settings: Settings, say: Callable[[str], None] = lambda line: None) 
     return Found(
         shape=settings.shape,
         parameters=sum(each.numel() for each in model.parameters()),
-        weight_bytes=weight_bytes(model),
+        weight_bytes=weight_count(model)[0] * model.dtype.itemsize,
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(device),
         plain_ms={name: statistics.median(found) * 1e3 for name, found in plain.items()},
@@ -229,6 +233,11 @@ def main(argv: list[str] | None = None) -> int:
 def _main(argv: list[str] | None) -> None:
     args = _parser().parse_args(argv)
     console = Console()
+    if args.json is not None:
+        check_out(args.json, "--json")
+    if args.predict is not None:
+        _predict(args, argv, console)
+        return
     all_found = []
     for shape in args.shape or ["embedded"]:
         settings = Settings(
@@ -246,7 +255,30 @@ def _main(argv: list[str] | None) -> None:
         print_found(found, console)
         all_found.append({"settings": asdict(settings), **asdict(found)})
     if args.json:
-        write_measurement(args.json, "specdecodes.benchmark.step", argv, {"shapes": all_found})
+        device = parse_device(args.device)
+        write_measurement(args.json, "specdecodes.benchmark.step", argv, {"shapes": all_found}, device)
+
+
+def _predict(args: argparse.Namespace, argv: Sequence[str] | None, console: Console) -> None:
+    dtype = parse_dtype(args.dtype or "bfloat16", torch.device("cpu"))
+    everything = {}
+    for name in args.shape or ["mamba-in-llama-8b"]:
+        shape = shape_named(name)
+        rows = [predict(shape, nodes, args.predict, dtype, args.context) for nodes in args.nodes or NODES]
+        table = Table("nodes", "GB", "GFLOP", "launches", "least ms", "plain steps")
+        for row in rows:
+            moved, computed = f"{row.bytes / 1e9:.3f}", f"{row.flops / 1e9:.1f}"
+            times = (f"{row.milliseconds:.3f}", f"{row.plain_steps:.3f}")
+            table.add_row(str(row.nodes), moved, computed, str(row.launches), *times)
+        kind = str(dtype).removeprefix("torch.")
+        console.print(
+            f"{name}, {kind}, {args.context} committed tokens: what an {args.predict} allows; nothing was run"
+        )
+        console.print(table)
+        everything[name] = [asdict(row) for row in rows]
+    if args.json:
+        found = {"card": args.predict, "dtype": str(dtype).removeprefix("torch."), "predicted": everything}
+        write_measurement(args.json, "specdecodes.benchmark.step", argv, found)
 
 
 def _with_progress(settings: Settings, console: Console) -> Found:
@@ -258,7 +290,8 @@ def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog=PROG,
         description=__doc__,
-        epilog=f"examples:\n  {PROG} --compile\n  {PROG} --shape hybrid-50m --nodes 8 --nodes 13 --compile",
+        epilog=f"examples:\n  {PROG} --compile\n  {PROG} --shape hybrid-50m --nodes 8 --nodes 13 --compile\n"
+        f"  {PROG} --predict h200 --shape mamba-in-llama-8b",
     )
     parser.add_argument(
         "--shape", action="append", metavar="NAME", help=f"{', '.join(SHAPES)}; may be repeated (default: embedded)"
@@ -271,6 +304,7 @@ def _parser() -> OneLineParser:
     parser.add_argument("--draft", default="ngram", metavar="NAME", help="for the whole decode steps (default: ngram)")
     parser.add_argument("--device", metavar="DEVICE", help="cpu or cuda[:N] (default: cuda where there is one)")
     parser.add_argument("--dtype", metavar="DTYPE", help="(default: float32 on a CPU, the checkpoint's own on a GPU)")
+    parser.add_argument("--predict", choices=PUBLISHED, help="run nothing: what this card's published figures allow")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write numbers, versions and hardware to FILE")
     return parser
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from specdecodes.benchmark.shapes import shape_named
@@ -20,10 +20,15 @@ from specdecodes.models.target import Target
 def heap(nodes: int, vocab: int, device: torch.device) -> tuple[Tree, Tensor]:
     """A binary heap of random tokens, and its leftmost path: int64 [1, D]."""
     parents = torch.tensor([[-1, *((node - 1) // 2 for node in range(1, nodes))]])
+    return Tree(random_ids(vocab, nodes, device), parents.to(device)), torch.tensor([leftmost(nodes)], device=device)
+
+
+def leftmost(nodes: int) -> list[int]:
+    """The leftmost path of a binary heap of ``nodes`` nodes."""
     path = [0]
     while 2 * path[-1] + 1 < nodes:
         path.append(2 * path[-1] + 1)
-    return Tree(random_ids(vocab, nodes, device), parents.to(device)), torch.tensor([path], device=device)
+    return path
 
 
 def build_model(shape: str, layers: int | None, device: torch.device, dtype: Any) -> PreTrainedModel:  # noqa: ANN401
@@ -133,13 +138,18 @@ def seconds(run: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def weight_bytes(model: PreTrainedModel) -> int:
-    """Bytes of the weights that every step reads: all but the input embedding, unless that makes the logits too."""
-    total = sum(each.nbytes for each in model.parameters())
+def weight_count(model: PreTrainedModel) -> tuple[int, int]:
+    """Numbers in the weights that every step reads, and how many linear layers hold them.
+
+    That is all but the input embedding, unless it makes the logits too.
+    """
+    total = sum(each.numel() for each in model.parameters())
     inputs, outputs = (
-        each.get_parameter("weight") for each in (model.get_input_embeddings(), model.get_output_embeddings())
+        cast(nn.Module, each).get_parameter("weight")
+        for each in (model.get_input_embeddings(), model.get_output_embeddings())
     )
-    return total if inputs is outputs else total - inputs.nbytes
+    products = sum(isinstance(each, nn.Linear) for each in model.modules())
+    return total if inputs is outputs else total - inputs.numel(), products
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:  # noqa: ANN401 - nested as the back-end likes

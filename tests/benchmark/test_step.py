@@ -10,7 +10,8 @@ import torch
 
 from specdecodes.benchmark import step
 from specdecodes.benchmark.shapes import SHAPES
-from specdecodes.benchmark.step_ways import Way, build_model, cut, heap, weight_bytes
+from specdecodes.benchmark.step_predict import predict
+from specdecodes.benchmark.step_ways import Way, build_model, cut, heap, weight_count
 from specdecodes.testing.toys import toy_model
 
 
@@ -43,11 +44,37 @@ def test_a_way_measures_from_the_same_context_every_round() -> None:
     assert way.kept_bytes(7) == way.target.backend.bytes_per_node(way.target) / layers
 
 
-def test_weight_bytes_leave_an_untied_input_embedding_out() -> None:
+def test_weights_leave_an_untied_input_embedding_out() -> None:
     model = toy_model("bamba", seed=0)
-    everything = sum(each.nbytes for each in model.parameters())
+    everything = sum(each.numel() for each in model.parameters())
     inputs, outputs = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    assert weight_bytes(model) == (everything if inputs is outputs else everything - inputs.nbytes)
+    assert weight_count(model)[0] == (everything if inputs is outputs else everything - inputs.numel())
+    untied = SHAPES["llama-8b"]
+    assert weight_count(untied.skeleton) == (untied.parameters - 128256 * 4096, 32 * 7 + 1)
+
+
+def test_a_prediction_counts_weights_once_and_everything_else_per_node() -> None:
+    shape, found = SHAPES["mamba2-2.7b"], {}
+    for nodes in (1, 13, 64):
+        found[nodes] = predict(shape, nodes, "h200", torch.bfloat16, 256)
+    weights = weight_count(shape.skeleton)[0]
+    states = 64 * 80 * 64 * 128 * 4
+    assert found[1].bytes == pytest.approx(2 * weights + 2 * states, rel=0.01)
+    assert found[1].milliseconds == pytest.approx(found[1].bytes / 4.8e9, rel=1e-6), "one token is bound by bytes"
+    assert found[1].plain_steps == 1
+    assert 1 < found[13].plain_steps < found[64].plain_steps < 1.3
+    assert found[64].flops == pytest.approx(64 * 2 * weights, rel=0.2)
+    with pytest.raises(ValueError, match="without experts"):
+        predict(SHAPES["qwen3-next"], 13, "h200", torch.bfloat16, 256)
+
+
+def test_predictions_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "predicted.json"
+    arguments = ["--predict", "h200", "--shape", "mamba2-2.7b", "--nodes", "1", "--nodes", "13", "--json", str(path)]
+    assert step.main(arguments) == 0
+    assert "nothing was run" in capsys.readouterr().out
+    found = json.loads(path.read_text())
+    assert [row["nodes"] for row in found["predicted"]["mamba2-2.7b"]] == [1, 13]
 
 
 def test_ratios_are_taken_within_a_round() -> None:
