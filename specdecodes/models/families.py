@@ -111,6 +111,14 @@ def family_of(config: Any) -> str:  # noqa: ANN401 - a transformers config
     return next((name for name in names if name in SUPPORTED), getattr(config, "model_type", "?"))
 
 
+def unsupported(kind: str, why: str = "") -> RefusedError:
+    """The refusal of a family by name, with those that work."""
+    because = f" ({why})" if why else ""
+    return RefusedError(
+        f"model: family {kind!r} is not supported yet{because}; supported: {', '.join(sorted(SUPPORTED))}"
+    )
+
+
 def check_supported(config: Any) -> None:  # noqa: ANN401 - a transformers config
     """Refuse what cannot work, by name.
 
@@ -123,10 +131,7 @@ def check_supported(config: Any) -> None:  # noqa: ANN401 - a transformers confi
     if getattr(config, "is_encoder_decoder", False):
         raise RefusedError(f"model: expected a decoder-only causal model, got the encoder-decoder family {kind!r}")
     if kind not in SUPPORTED:
-        why = f" (its {OWN_CACHES[kind]} calls no op that can be served)" if kind in OWN_CACHES else ""
-        raise RefusedError(
-            f"model: family {kind!r} is not supported yet{why}; supported: {', '.join(sorted(SUPPORTED))}"
-        )
+        raise unsupported(kind, f"its {OWN_CACHES[kind]} calls no op that can be served" if kind in OWN_CACHES else "")
     limit = getattr(config, "time_step_limit", None)
     if limit is not None and tuple(limit) != (0.0, float("inf")):
         raise RefusedError(
