@@ -91,8 +91,8 @@ def load_model(
     Code that comes with a checkpoint is run with ``trust_remote_code`` alone.
 
     Raises:
-        ValueError: one line naming ``role`` (target or draft), what is wrong and the way out; a RefusedError where
-            the files are as they should be.
+        ValueError: one line naming ``role`` (target, draft or model), what is wrong and the way out; a RefusedError
+            where the files are as they should be.
     """
     if isinstance(source, PreTrainedModel):
         check_supported(source.config)
@@ -175,7 +175,7 @@ def _way_out(role: str, source: str) -> str:
     """What to do where ``source``, no folder, is not found on the hub either; nothing for a folder."""
     if Path(source).is_dir():
         return ""
-    known = {"target": ["embedded"], "draft": [*assets.DRAFTS, *registry().names("drafter")]}[role]
+    known = [*assets.DRAFTS, *registry().names("drafter")] if role == "draft" else list(assets.NAMES)
     near = nearest(source, known)
     return f"; did you mean {near!r}?" if near else "; check the name, or name a folder that holds the model"
 
