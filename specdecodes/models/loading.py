@@ -131,6 +131,27 @@ def load_model(
     return model.to(device).eval()
 
 
+def check_own(model: PreTrainedModel, device: str | torch.device | None, dtype: str | torch.dtype | None) -> None:
+    """Refuse a device or a dtype, each None where it was left out, that a loaded target does not have.
+
+    Raises:
+        ValueError: as said.
+    """
+    where = parse_device(device)
+    if device is not None and (where.type, where.index or 0) != (model.device.type, model.device.index or 0):
+        raise ValueError(
+            f"device: expected {str(model.device)!r}, where the loaded target is, or none, got {str(device)!r}; "
+            "move the model yourself, or leave it out"
+        )
+    wanted = parse_dtype(dtype, where)
+    if dtype is not None and wanted != model.dtype:
+        own, given = (str(each).removeprefix("torch.") for each in (model.dtype, wanted))
+        raise ValueError(
+            f"dtype: expected {own!r}, the loaded target's own, or none, got {given!r}; "
+            f"convert it with model.to(torch.{given}), or leave it out"
+        )
+
+
 def _weights_reason(error: Exception, role: str, source: str, path: str, config: Any) -> str | None:  # noqa: ANN401
     """What a user reads in the place of ``error``; None where it is no checkpoint's fault."""
     if damaged := damaged_file(path):
