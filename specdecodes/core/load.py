@@ -181,13 +181,21 @@ class _Parts:
         self.context = replace(self.context, draft=draft)
         name = self.mode.propose if override is None else override
         if self.context.target.is_embedded and isinstance(name, str):
-            self.measured = assets.SETTINGS.get(draft if name == "model" else name, {})
+            self.measured = assets.SETTINGS.get((draft or assets.DEFAULT_MODEL) if name == "model" else name, {})
         return name
 
     def drafter(self, name: Any, builder: Any) -> Any:  # noqa: ANN401
         """The drafter ``name`` (or that object), with room for what ``builder`` runs."""
-        self.context = replace(self.context, max_slots=getattr(builder, "max_slots", None))
-        return self.make("drafter", name)
+        needed = getattr(builder, "max_slots", None)
+        self.context = replace(self.context, max_slots=needed)
+        made = self.make("drafter", name)
+        room = getattr(made, "max_slots", None)
+        if needed is not None and room is not None and room < needed:
+            raise ValueError(
+                f"propose: expected a drafter with room for the {needed} nodes that this tree may run in a step, got "
+                f"one with max_slots {room}; make it with max_slots={needed}, or make the tree smaller"
+            )
+        return made
 
     def verifiers(self, override: Any) -> dict[str, list[Any]]:  # noqa: ANN401
         """Candidates per kind of temperature; an override takes the place of what it can serve."""

@@ -290,12 +290,14 @@ def _has_tokenizer(folder: Path) -> bool:
 
 
 def load_draft(context: Context) -> PreTrainedModel:
-    """The draft model that ``context.draft`` names, in the target's dtype and on its device.
+    """The draft model that ``context.draft`` names, in the target's dtype and on its device; else the embedded one's.
 
     Raises:
-        ValueError: none named, or one whose tokenizer is not the target's.
+        ValueError: none named, one on another device, or one whose tokenizer is not the target's.
     """
     draft, target = context.draft, context.target
+    if draft is None and target.is_embedded:
+        draft = assets.DEFAULT_MODEL
     if draft is None:
         raise ValueError(
             "draft: this mode drafts with a model; name one (a folder or hub id), or a drafter such as 'ngram'"
@@ -306,13 +308,24 @@ def load_draft(context: Context) -> PreTrainedModel:
         )
     trust = context.trust_remote_code
     model = load_model(draft, "draft", target.device, target.dtype, trust_remote_code=trust)
-    if context.tokenizer is not None and isinstance(draft, str):
-        own = load_tokenizer(draft, None, trust_remote_code=trust, quiet=True)
-        if own is not None:
-            check_same_tokens(context.tokenizer, own)
+    if model.device != target.device:
+        raise ValueError(f"draft: expected it on the target's device {str(target.device)!r}, got {str(model.device)!r}")
+    ours = _tokenizer_beside(target.model, trust) if context.tokenizer is None else context.tokenizer
+    theirs = None if ours is None else _tokenizer_beside(model if isinstance(draft, PreTrainedModel) else draft, trust)
+    if theirs is not None:
+        check_same_tokens(ours, theirs)
     if not bool(Target(model).prefill(torch.tensor([[0]], device=model.device)).isfinite().all()):
         raise ValueError("draft: its logits are not finite; are its weights intact?")
     return model
+
+
+def _tokenizer_beside(source: str | PreTrainedModel, trust_remote_code: bool) -> Any:  # noqa: ANN401
+    """The tokenizer of a checkpoint, or of the folder that a loaded model came from; None where there is none."""
+    if isinstance(source, PreTrainedModel):
+        source = source.name_or_path or ""
+        if not Path(source).is_dir() or not _has_tokenizer(Path(source)):
+            return None
+    return load_tokenizer(source, None, trust_remote_code=trust_remote_code, quiet=True)
 
 
 def check_same_tokens(target: Any, draft: Any) -> None:  # noqa: ANN401
