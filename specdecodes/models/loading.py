@@ -138,7 +138,8 @@ def check_own(model: PreTrainedModel, device: str | torch.device | None, dtype: 
         ValueError: as said.
     """
     where = parse_device(device)
-    if device is not None and (where.type, where.index or 0) != (model.device.type, model.device.index or 0):
+    same = where.type == model.device.type and where.index in (None, model.device.index or 0)
+    if device is not None and not same:
         raise ValueError(
             f"device: expected {str(model.device)!r}, where the loaded target is, or none, got {str(device)!r}; "
             "move the model yourself, or leave it out"

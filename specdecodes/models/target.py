@@ -170,7 +170,8 @@ class Target:
     def score(self, tree: Tree) -> Tensor:
         """Logits [B, T, V] after every node of ``tree``, each conditioned on the committed prefix and its own path.
 
-        Commits nothing (except as ``step_in_place`` says): the same tree scored twice gives the same logits.
+        Commits nothing (except as ``step_in_place`` says): the same tree scored twice gives the same logits. Those of
+        nodes that a text of this model has no room for (see :meth:`check_room`) mean nothing.
 
         Raises:
             ValueError: more rows than one, or a root beyond the table of a model that learns its positions.
