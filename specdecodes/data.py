@@ -186,11 +186,7 @@ def _of_json_file(path: Path) -> Iterator[tuple[str, object]]:
             yield from ((f"line {number}", record) for number, record in json_lines(str(path), file))
             return
         text = first + file.read()
-    try:
-        records = parse_json(text)
-    except ValueError as error:
-        raise ValueError(f"{path}: expected a JSON list of records, got {error}; correct the file") from error
-    yield from ((f"record {number}", record) for number, record in enumerate(records, 1))
+    yield from ((f"record {number}", record) for number, record in json_list(str(path), text))
 
 
 @contextmanager
@@ -205,6 +201,21 @@ def _opened(path: Path) -> Iterator[IO[str]]:
         raise ValueError(
             f"dataset {str(path)!r}: expected a readable file of UTF-8 text, got {error}; check its path and encoding"
         ) from error
+
+
+def json_list(name: str, text: str) -> Iterator[tuple[int, object]]:
+    """The members of ``text``, one JSON list on however many lines, with their numbers from 1.
+
+    Raises:
+        ValueError: it is no such list, at the call; the message names the file (``name``).
+    """
+    try:
+        records = parse_json(text)
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: expected a JSON list of records, got {error}; correct the file, or write one object a line"
+        ) from error
+    return enumerate(records, 1)
 
 
 def json_lines(name: str, lines: Iterable[str]) -> Iterator[tuple[int, object]]:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, T5Config
 
+from specdecodes import custom_generate, load
 from specdecodes.testing.toys import VOCAB, toy_model
 
 from .conftest import Pair, tokenizer_of
@@ -240,6 +241,44 @@ def test_draft_with_another_tokenizer(pair: Pair, tmp_path: Path, generate_refus
     tokenizer_of([*words[:7], words[8], words[7], *words[9:]]).save_pretrained(other)
     assert generate_refused("--draft", str(other)) == (
         "draft: its tokenizer differs from the target's: id 7 is 'w6', expected 'w5'; use a draft of the same tokenizer"
+    )
+
+
+def test_a_loaded_draft_with_another_tokenizer(pair: Pair, tmp_path: Path) -> None:
+    """Models say which folders they came from."""
+    other = tmp_path / "other"
+    shutil.copytree(pair.draft, other)
+    tokenizer_of(["<pad>", "<s>", "other", *(f"w{i}" for i in range(1, VOCAB - 2))]).save_pretrained(other)
+    target, draft, own = (AutoModelForCausalLM.from_pretrained(name) for name in (pair.target, other, pair.draft))
+    for model in (target, pair.target):
+        with pytest.raises(ValueError, match=r"^draft: its tokenizer differs .*: id 2 is 'other', expected 'w0'; use"):
+            load(model, draft)
+        load(model, own)
+    with pytest.raises(ValueError, match=r"^draft: .* id 2 is 'other', expected 'w0'"):
+        target.generate(torch.ones(1, 3, dtype=torch.long), custom_generate=custom_generate(draft_model=draft))
+
+
+def test_a_draft_on_another_device(pair: Pair) -> None:
+    draft = AutoModelForCausalLM.from_pretrained(pair.draft).to("meta")
+    with pytest.raises(ValueError, match=r"^draft: expected it on the target's device 'cpu', got 'meta'$"):
+        load(pair.target, draft)
+
+
+@pytest.mark.parametrize(("setting", "value", "own"), [("dtype", "bf16", "float32"), ("device", "cuda", "cpu")])
+def test_a_loaded_target_stays_as_it_is(setting: str, value: str, own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=f"^{setting}: expected '{own}', .* loaded target.* got .*leave it out$"):
+        load(toy_model("llama"), mode="naive", **{setting: value})
+    load(toy_model("llama"), mode="naive", **{setting: own})
+
+
+def test_a_family_that_transformers_does_not_know(folder: Path, generate_refused: Callable[..., str]) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "rwkv7"}))
+    assert re.fullmatch(
+        rf"target: cannot load '{folder}': family 'rwkv7' is not supported yet "
+        r"\(transformers [\d.]+ does not know it\); supported: bamba, .*, zamba2",
+        generate_refused("--target", str(folder)),
     )
 
 

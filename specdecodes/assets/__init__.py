@@ -14,6 +14,9 @@ NAMES = ("embedded", *DRAFTS)
 DEFAULT_DRAFT = "ngram"
 """The drafter of ``sd`` and ``stree`` on the embedded target: the faster one on a CPU."""
 
+DEFAULT_MODEL = "mamba2"
+"""The draft model of the embedded target, where a drafter wants one and none is named."""
+
 NGRAM_TABLE = "ngram.safetensors"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from specdecodes.data import EMBEDDED, QUESTIONS, SETS, HubSet, check_range, hub_records, json_lines, texts
+from specdecodes.data import EMBEDDED, QUESTIONS, SETS, HubSet, check_range, hub_records, json_lines, json_list, texts
 from specdecodes.plugin import nearest
 
 
@@ -83,10 +83,10 @@ def load_questions(
 
     Args:
         spec: ``embedded`` (24 questions shipped with the package), ``mt_bench``, ``gsm8k``, ``humaneval`` (all three
-            from the hub), or the path of a .jsonl or .json file of one record per line in FastChat's, HumanEval's or
-            GSM8K's format, told apart by their keys. A question of FastChat's format without a category gets
-            ``general``. Or texts (category ``text``, numbered from 0): ``openwebtext``, ``c4``, ``cnn``, any other
-            file, a folder.
+            from the hub), or the path of a .jsonl or .json file of one record per line, or of one JSON list of them, in
+            FastChat's, HumanEval's or GSM8K's format, told apart by their keys. A question of FastChat's format without
+            a category gets ``general``. Or texts (category ``text``, numbered from 0): ``openwebtext``, ``c4``,
+            ``cnn``, any other file, a folder.
         hub_id: another home on the hub for the questions that ``spec`` names.
         raw: take whatever ``spec`` names as texts (see :func:`specdecodes.data.texts`; of a conversation the first
             turn).
@@ -170,6 +170,8 @@ def _file_source(name: str, file: Path) -> _Source:
         raise ValueError(
             f"questions {name!r}: expected a readable file of UTF-8 text, got {error}; check its path and encoding"
         ) from error
+    if text.lstrip().startswith("["):
+        return _Source(name, "record", json_list(name, text))
     # Not splitlines(): a JSON string may hold U+2028 and other characters at which splitlines() would cut it.
     return _Source(name, "line", json_lines(name, text.split("\n")))
 

@@ -78,6 +78,11 @@ def add_target_arguments(group: argparse._ArgumentGroup) -> None:
 def add_tokenizer_arguments(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
     """Add ``tokenizer`` and ``trust_remote_code``."""
     group.add_argument("--tokenizer", metavar="NAME", help="a folder or hub id (default: the one beside the target)")
+    add_trust_argument(group)
+
+
+def add_trust_argument(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
+    """Add ``trust_remote_code``."""
     group.add_argument(
         "--trust-remote-code",
         action="store_true",

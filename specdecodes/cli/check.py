@@ -8,9 +8,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from specdecodes.cli.arguments import OneLineParser, run_reporting_errors
+from specdecodes.cli.arguments import OneLineParser, add_trust_argument, run_reporting_errors
 from specdecodes.cli.columns import print_columns
-from specdecodes.models.families import SUPPORTED, RefusedError
+from specdecodes.models.families import SUPPORTED, RefusedError, family_of
 from specdecodes.models.loading import load_model, parse_device, parse_dtype
 from specdecodes.models.selftest import self_test
 from specdecodes.models.target import Target
@@ -40,6 +40,7 @@ def parser() -> OneLineParser:
     made.add_argument("model", metavar="PATH_OR_ID", help="a folder, a hub id, or 'embedded'")
     made.add_argument("--device", help="cpu or cuda[:N] (default: cuda where there is one)")
     made.add_argument("--dtype", help="(default: float32 on a CPU, the checkpoint's own on a GPU)")
+    add_trust_argument(made)
     made.add_argument("--json", action="store_true", help="print JSON")
     return made
 
@@ -53,12 +54,13 @@ def run(args: argparse.Namespace) -> int:
     device = parse_device(args.device)
     began = time.perf_counter()
     try:
-        model = load_model(args.model, "model", device, parse_dtype(args.dtype, device))
+        dtype = parse_dtype(args.dtype, device)
+        model = load_model(args.model, "model", device, dtype, trust_remote_code=args.trust_remote_code)
         target = Target(model)
     except RefusedError as refusal:
         found: dict[str, Any] = {"model": args.model, "refused": str(refusal)}
     else:
-        family, loaded = model.config.model_type, time.perf_counter() - began
+        family, loaded = family_of(model.config), time.perf_counter() - began
         found = {"model": args.model, "family": family, "layers": SUPPORTED[family], "refused": None}
         found |= {"dtype": str(target.dtype).removeprefix("torch."), "device": str(target.device)}
         found |= {"load_seconds": loaded, "backends": [tested(target, name) for name in registry().names("state")]}

@@ -14,7 +14,14 @@ from specdecodes import assets
 from specdecodes.core.decoder import Assembly, Decoder
 from specdecodes.core.settings import read_setting
 from specdecodes.core.tree import check_size
-from specdecodes.models.loading import is_embedded, load_model, load_tokenizer, parse_device, parse_dtype
+from specdecodes.models.loading import (
+    check_own,
+    is_embedded,
+    load_model,
+    load_tokenizer,
+    parse_device,
+    parse_dtype,
+)
 from specdecodes.models.selftest import self_test
 from specdecodes.models.target import Target
 from specdecodes.plugin import Component, Context, Decision, Hooks, Mode, Registry, check_lossless, registry, unknown
@@ -48,7 +55,8 @@ def load(
             embedded draft (``mamba2``). The default pair is the embedded one.
         mode: which components fill the hooks (``specdecodes plugins`` lists them).
         tokenizer: an object, folder or hub id; default: the one beside the target.
-        device, dtype: default: CUDA where there is one; float32 on a CPU, the checkpoint's own on a GPU.
+        device, dtype: default: CUDA where there is one; float32 on a CPU, the checkpoint's own on a GPU. A loaded
+            model stays where and as it is: others than its own are refused.
         propose, build_tree, verify, commit_state: replace one part of the mode each: a component's name or an object.
         trust_remote_code: run code that comes with a checkpoint or a tokenizer; the default never does.
         compile: compile the forwards with ``torch.compile`` (static caches; the first steps take long).
@@ -69,6 +77,8 @@ def load(
         check_lossless(components, mode, verify)
     if max_length is not None and max_length < 1:
         raise ValueError(f"max_length: expected at least 1 token, got {max_length}; leave it out to grow as needed")
+    if isinstance(target, PreTrainedModel):
+        check_own(target, device, dtype)
     where = parse_device(device)
     model = load_model(target, "target", where, parse_dtype(dtype, where), trust_remote_code=trust_remote_code)
     runner = Target(model, compile=compile, max_length=max_length)
@@ -171,13 +181,21 @@ class _Parts:
         self.context = replace(self.context, draft=draft)
         name = self.mode.propose if override is None else override
         if self.context.target.is_embedded and isinstance(name, str):
-            self.measured = assets.SETTINGS.get(draft if name == "model" else name, {})
+            self.measured = assets.SETTINGS.get((draft or assets.DEFAULT_MODEL) if name == "model" else name, {})
         return name
 
     def drafter(self, name: Any, builder: Any) -> Any:  # noqa: ANN401
         """The drafter ``name`` (or that object), with room for what ``builder`` runs."""
-        self.context = replace(self.context, max_slots=getattr(builder, "max_slots", None))
-        return self.make("drafter", name)
+        needed = getattr(builder, "max_slots", None)
+        self.context = replace(self.context, max_slots=needed)
+        made = self.make("drafter", name)
+        room = getattr(made, "max_slots", None)
+        if needed is not None and room is not None and room < needed:
+            raise ValueError(
+                f"propose: expected a drafter with room for the {needed} nodes that this tree may run in a step, got "
+                f"one with max_slots {room}; make it with max_slots={needed}, or make the tree smaller"
+            )
+        return made
 
     def verifiers(self, override: Any) -> dict[str, list[Any]]:  # noqa: ANN401
         """Candidates per kind of temperature; an override takes the place of what it can serve."""

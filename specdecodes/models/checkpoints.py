@@ -7,12 +7,14 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import transformers
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.modeling_utils import load_state_dict
 from transformers.utils import cached_file
 
 from specdecodes.models import state_spaces
+from specdecodes.models.families import unsupported
 from specdecodes.models.mamba_in_llama import MILConfig
 from specdecodes.models.mamba_in_llama.configuration import mamba_file
 
@@ -28,6 +30,7 @@ def read_config(source: str, *, trust_remote_code: bool) -> tuple[PreTrainedConf
 
     Raises:
         OSError, ValueError: nothing there that can be read; code of its own without ``trust_remote_code``.
+        RefusedError: a family that this transformers does not know.
     """
     raw, _ = PreTrainedConfig.get_config_dict(source)
     if state_spaces.is_original(raw):
@@ -35,6 +38,8 @@ def read_config(source: str, *, trust_remote_code: bool) -> tuple[PreTrainedConf
     kind = raw.get("model_type")
     if kind != MILConfig.model_type and (kind == "llama" or Path(source).is_dir()) and mamba_file(source):
         return MILConfig.from_pretrained(source), {}
+    if kind is not None and kind not in CONFIG_MAPPING and "auto_map" not in raw:
+        raise unsupported(kind, f"transformers {transformers.__version__} does not know it")
     return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code), {}
 
 

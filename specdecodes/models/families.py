@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
 SUPPORTED = {
@@ -83,6 +84,8 @@ class Signature:
         takes_positions, takes_logits_to_keep: whether the forward has these arguments.
         attention: whether any layer attends, so that a 4D mask is needed.
         max_positions: how many positions the model allows, or None.
+        learned_positions: rows of the table in which positions are looked up, or None where they are computed.
+        turns: numbers of positions beyond which a forward encodes all of its positions in another way.
         windows: from kinds of attention layers to sliding windows, None where they see everything; a forward takes
             one mask per kind where there are several.
     """
@@ -92,6 +95,8 @@ class Signature:
     takes_logits_to_keep: bool
     attention: bool
     max_positions: int | None
+    learned_positions: int | None = None
+    turns: tuple[int, ...] = ()
     windows: Mapping[str, int | None] = field(default_factory=lambda: {FULL: None})
 
     @property
@@ -106,6 +111,14 @@ def family_of(config: Any) -> str:  # noqa: ANN401 - a transformers config
     return next((name for name in names if name in SUPPORTED), getattr(config, "model_type", "?"))
 
 
+def unsupported(kind: str, why: str = "") -> RefusedError:
+    """The refusal of a family by name, with those that work."""
+    because = f" ({why})" if why else ""
+    return RefusedError(
+        f"model: family {kind!r} is not supported yet{because}; supported: {', '.join(sorted(SUPPORTED))}"
+    )
+
+
 def check_supported(config: Any) -> None:  # noqa: ANN401 - a transformers config
     """Refuse what cannot work, by name.
 
@@ -118,10 +131,7 @@ def check_supported(config: Any) -> None:  # noqa: ANN401 - a transformers confi
     if getattr(config, "is_encoder_decoder", False):
         raise RefusedError(f"model: expected a decoder-only causal model, got the encoder-decoder family {kind!r}")
     if kind not in SUPPORTED:
-        why = f" (its {OWN_CACHES[kind]} calls no op that can be served)" if kind in OWN_CACHES else ""
-        raise RefusedError(
-            f"model: family {kind!r} is not supported yet{why}; supported: {', '.join(sorted(SUPPORTED))}"
-        )
+        raise unsupported(kind, f"its {OWN_CACHES[kind]} calls no op that can be served" if kind in OWN_CACHES else "")
     limit = getattr(config, "time_step_limit", None)
     if limit is not None and tuple(limit) != (0.0, float("inf")):
         raise RefusedError(
@@ -155,14 +165,29 @@ def signature_of(model: PreTrainedModel) -> Signature:
     config = model.config
     parameters = inspect.signature(type(model).forward).parameters
     attention = _attends(config)
+    most = getattr(config, "max_position_embeddings", None) if attention else None
+    inputs = model.get_input_embeddings()
+    learns = any(isinstance(each, nn.Embedding) and each is not inputs for each in model.modules())
     return Signature(
         cache_argument=next(name for name in CACHE_ARGUMENTS if name in parameters),
         takes_positions="position_ids" in parameters,
         takes_logits_to_keep="logits_to_keep" in parameters,
         attention=attention,
-        max_positions=getattr(config, "max_position_embeddings", None) if attention else None,
+        max_positions=most,
+        learned_positions=most if learns else None,
+        turns=_turns(config, most) if attention else (),
         windows=_windows(config),
     )
+
+
+def _turns(config: Any, most: int | None) -> tuple[int, ...]:  # noqa: ANN401
+    """See :class:`Signature`: where ``dynamic`` rotary frequencies grow, and where ``longrope`` changes them."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(each for each in rope.values() if isinstance(each, dict))]  # some have them by kind of layer
+    found = [each["original_max_position_embeddings"] for each in kinds if each.get("rope_type") == "longrope"]
+    if most is not None and any("dynamic" in str(each.get("rope_type")) for each in kinds):
+        found.append(most)
+    return tuple(found)
 
 
 def _attends(config: Any) -> bool:  # noqa: ANN401

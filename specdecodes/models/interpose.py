@@ -15,7 +15,7 @@ import functools
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Protocol
@@ -35,21 +35,30 @@ class Pass(Protocol):
         """Convolve [B, C, T]."""
 
 
-_DELTA = ("query", "key", "value", "g", "beta", "use_qk_l2norm_in_kernel")
+_CONV = ("hidden_states", "weight", "bias", "activation")
+_STATE_UPDATE = ("state", "hidden_states", "dt", "A", "B", "C", "D", "dt_bias", "dt_softplus", "z")
+_DELTA = ("query", "key", "value", "g", "beta")
+_DELTA_MORE = ("initial_state", "output_final_state", "use_qk_l2norm_in_kernel")
 
 OPS: dict[str, tuple[str, ...]] = {
-    "causal_conv1d_fn": ("hidden_states", "weight", "bias", "activation"),
-    "causal_conv1d_update": ("hidden_states", "conv_state", "weight", "bias", "activation"),
-    "mamba2_chunk_scan": ("hidden_states", "dt", "A", "B", "C", "chunk_size", "D", "dt_bias", "initial_states"),
-    "mamba2_selective_state_update": ("state", "hidden_states", "dt", "A", "B", "C", "D", "dt_bias"),
-    "mamba_selective_scan": ("hidden_states", "dt", "A", "B", "C", "D", "z", "delta_bias", "delta_softplus"),
-    "mamba_selective_state_update": ("state", "hidden_states", "dt", "A", "B", "C", "D", "dt_bias"),
-    "torch_chunk_gated_delta_rule": _DELTA,
-    "torch_recurrent_gated_delta_rule": _DELTA,
-    "chunk_kimi_delta_attention": _DELTA,
-    "recurrent_kimi_delta_attention": _DELTA,
+    "causal_conv1d_fn": _CONV,
+    "causal_conv1d_update": ("hidden_states", "conv_state", *_CONV[1:]),
+    "mamba2_chunk_scan": (
+        *("hidden_states", "dt", "A", "B", "C", "chunk_size", "D", "dt_bias", "initial_states"),
+        *("dt_softplus", "dt_limit", "return_final_states"),
+    ),
+    "mamba2_selective_state_update": _STATE_UPDATE,
+    "mamba_selective_scan": (
+        *("hidden_states", "dt", "A", "B", "C", "D", "z", "delta_bias", "delta_softplus"),
+        *("return_last_state", "use_mambapy", "use_associative_scan"),
+    ),
+    "mamba_selective_state_update": _STATE_UPDATE,
+    "torch_chunk_gated_delta_rule": (*_DELTA, "chunk_size", *_DELTA_MORE),
+    "torch_recurrent_gated_delta_rule": (*_DELTA, *_DELTA_MORE),
+    "chunk_kimi_delta_attention": (*_DELTA, "chunk_size", *_DELTA_MORE),
+    "recurrent_kimi_delta_attention": (*_DELTA, *_DELTA_MORE),
 }
-"""The ops we serve and the parameters that we rely on."""
+"""The ops we serve and their parameters in order; a parameter that we do not know might change the result."""
 
 
 class _Active(threading.local):
@@ -100,15 +109,24 @@ def install(model: nn.Module) -> set[str]:
             found.add(name)
             if name in done:
                 continue
-            parameters = tuple(inspect.signature(stock).parameters)
-            if missing := [p for p in expected if p not in parameters]:
-                raise RefusedError(
-                    f"{module.__name__}.{name}: expected parameters {', '.join(expected)}, got {', '.join(parameters)} "
-                    f"(no {', '.join(missing)}); this transformers version is not supported"
-                )
+            _check_signature(f"{module.__name__}.{name}", stock, expected)
             setattr(module, name, _dispatcher(name, stock))
             done.add(name)
     return found
+
+
+def _check_signature(name: str, stock: Callable[..., Any], expected: Sequence[str]) -> None:
+    """Refuse an op that does not take exactly the parameters ``expected``, in this order (``**kwargs`` beside them)."""
+    every = inspect.signature(stock).parameters.values()
+    found = [p.name for p in every if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if found == list(expected):
+        return
+    missing, unknown = [p for p in expected if p not in found], [p for p in found if p not in expected]
+    notes = [f"no {', '.join(missing)}"] * bool(missing) + [f"unknown {', '.join(unknown)}"] * bool(unknown)
+    raise RefusedError(
+        f"{name}: expected parameters {', '.join(expected)}, got {', '.join(found)} "
+        f"({'; '.join(notes) or 'another order'}); this transformers version is not supported"
+    )
 
 
 def _check_present(model: nn.Module) -> None:

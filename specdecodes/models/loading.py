@@ -91,8 +91,8 @@ def load_model(
     Code that comes with a checkpoint is run with ``trust_remote_code`` alone.
 
     Raises:
-        ValueError: one line naming ``role`` (target or draft), what is wrong and the way out; a RefusedError where
-            the files are as they should be.
+        ValueError: one line naming ``role`` (target, draft or model), what is wrong and the way out; a RefusedError
+            where the files are as they should be.
     """
     if isinstance(source, PreTrainedModel):
         check_supported(source.config)
@@ -129,6 +129,28 @@ def load_model(
     if renamed:
         model._weight_conversions = None  # or it would be saved under the old names
     return model.to(device).eval()
+
+
+def check_own(model: PreTrainedModel, device: str | torch.device | None, dtype: str | torch.dtype | None) -> None:
+    """Refuse a device or a dtype, each None where it was left out, that a loaded target does not have.
+
+    Raises:
+        ValueError: as said.
+    """
+    where = parse_device(device)
+    same = where.type == model.device.type and where.index in (None, model.device.index or 0)
+    if device is not None and not same:
+        raise ValueError(
+            f"device: expected {str(model.device)!r}, where the loaded target is, or none, got {str(device)!r}; "
+            "move the model yourself, or leave it out"
+        )
+    wanted = parse_dtype(dtype, where)
+    if dtype is not None and wanted != model.dtype:
+        own, given = (str(each).removeprefix("torch.") for each in (model.dtype, wanted))
+        raise ValueError(
+            f"dtype: expected {own!r}, the loaded target's own, or none, got {given!r}; "
+            f"convert it with model.to(torch.{given}), or leave it out"
+        )
 
 
 def _weights_reason(error: Exception, role: str, source: str, path: str, config: Any) -> str | None:  # noqa: ANN401
@@ -175,7 +197,7 @@ def _way_out(role: str, source: str) -> str:
     """What to do where ``source``, no folder, is not found on the hub either; nothing for a folder."""
     if Path(source).is_dir():
         return ""
-    known = {"target": ["embedded"], "draft": [*assets.DRAFTS, *registry().names("drafter")]}[role]
+    known = [*assets.DRAFTS, *registry().names("drafter")] if role == "draft" else list(assets.NAMES)
     near = nearest(source, known)
     return f"; did you mean {near!r}?" if near else "; check the name, or name a folder that holds the model"
 
@@ -269,12 +291,14 @@ def _has_tokenizer(folder: Path) -> bool:
 
 
 def load_draft(context: Context) -> PreTrainedModel:
-    """The draft model that ``context.draft`` names, in the target's dtype and on its device.
+    """The draft model that ``context.draft`` names, in the target's dtype and on its device; else the embedded one's.
 
     Raises:
-        ValueError: none named, or one whose tokenizer is not the target's.
+        ValueError: none named, one on another device, or one whose tokenizer is not the target's.
     """
     draft, target = context.draft, context.target
+    if draft is None and target.is_embedded:
+        draft = assets.DEFAULT_MODEL
     if draft is None:
         raise ValueError(
             "draft: this mode drafts with a model; name one (a folder or hub id), or a drafter such as 'ngram'"
@@ -285,13 +309,24 @@ def load_draft(context: Context) -> PreTrainedModel:
         )
     trust = context.trust_remote_code
     model = load_model(draft, "draft", target.device, target.dtype, trust_remote_code=trust)
-    if context.tokenizer is not None and isinstance(draft, str):
-        own = load_tokenizer(draft, None, trust_remote_code=trust, quiet=True)
-        if own is not None:
-            check_same_tokens(context.tokenizer, own)
+    if model.device != target.device:
+        raise ValueError(f"draft: expected it on the target's device {str(target.device)!r}, got {str(model.device)!r}")
+    ours = _tokenizer_beside(target.model, trust) if context.tokenizer is None else context.tokenizer
+    theirs = None if ours is None else _tokenizer_beside(model if isinstance(draft, PreTrainedModel) else draft, trust)
+    if theirs is not None:
+        check_same_tokens(ours, theirs)
     if not bool(Target(model).prefill(torch.tensor([[0]], device=model.device)).isfinite().all()):
         raise ValueError("draft: its logits are not finite; are its weights intact?")
     return model
+
+
+def _tokenizer_beside(source: str | PreTrainedModel, trust_remote_code: bool) -> Any:  # noqa: ANN401
+    """The tokenizer of a checkpoint, or of the folder that a loaded model came from; None where there is none."""
+    if isinstance(source, PreTrainedModel):
+        source = source.name_or_path or ""
+        if not Path(source).is_dir() or not _has_tokenizer(Path(source)):
+            return None
+    return load_tokenizer(source, None, trust_remote_code=trust_remote_code, quiet=True)
 
 
 def check_same_tokens(target: Any, draft: Any) -> None:  # noqa: ANN401

@@ -9,6 +9,7 @@ Letters: B rows (1), n expanded nodes, S slots, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ class SlotRunner(Target):
         max_slots: slots that one step may use (slot 0 is the root).
         tokens_run: tokens that went through the model since it was made, prompts left out.
     """
+
+    called: ClassVar[str] = "the draft"
 
     def __init__(
         self,
@@ -144,5 +147,6 @@ class SlotRunner(Target):
         if self.signature.attention:
             positions, keys = (self._depths.index_select(0, slots) + self.length)[None], self._depths + self.length
             mask = self._mask(masks[None, None], positions, keys[None])
+            positions = self._within(positions)
         with serving(current):
             return self._forward_expand(current, tokens, positions, mask, rows)

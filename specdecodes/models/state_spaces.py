@@ -75,6 +75,8 @@ def config_of(config: Mapping[str, Any]) -> MambaConfig | Mamba2Config:
             raise ValueError(f"config.json: ssm_cfg.{name}: not known; known: {', '.join(sorted(_TAKEN[layer]))}")
     given = {**_DEFAULTS[layer], **ssm}
     fields = {other: given[name] for name, other in _TAKEN[layer].items() if name in given}
+    if "time_step_limit" in fields:  # JSON may spell it with an integer, which transformers takes for another type
+        fields["time_step_limit"] = tuple(map(float, fields["time_step_limit"]))
     multiple = config.get("pad_vocab_size_multiple") or 1
     common: dict[str, Any] = {
         "hidden_size": config["d_model"],

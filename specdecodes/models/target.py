@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,9 @@ class Target:
     Raises:
         ValueError: a family or configuration that is not supported (see :func:`check_supported`).
     """
+
+    called: ClassVar[str] = "the model"
+    """In messages."""
 
     def __init__(
         self,
@@ -110,7 +113,8 @@ class Target:
         """Refuse a prompt that cannot be decoded, before anything is run.
 
         Raises:
-            ValueError: more rows than one (B > 1 is not supported yet), or more positions than the model allows.
+            ValueError: more rows than one (B > 1 is not supported yet), more positions than the model allows, or an
+                answer that would cross a turn (see :class:`Signature`).
         """
         if rows != 1:
             raise ValueError(
@@ -118,13 +122,19 @@ class Target:
                 "decode the rows one by one"
             )
         for name, limit in (
-            ("the model allows", self.signature.max_positions),
+            (f"{self.called} allows", self.signature.max_positions),
             ("the static cache holds", self.max_length),
         ):
             if limit is not None and prompt + new > limit:
                 raise ValueError(
                     f"prompt: {prompt} tokens and max_new_tokens {new} make {prompt + new}, "
                     f"but {name} {limit} positions; shorten the prompt or lower max_new_tokens"
+                )
+        for turn in self.signature.turns:
+            if prompt <= turn < prompt + new - 1:  # the last token is never run
+                raise ValueError(
+                    f"max_new_tokens: expected at most {turn + 1 - prompt} after {prompt} tokens, got {new}; beyond "
+                    f"{turn} positions the model encodes all of them in another way (longrope), those before included"
                 )
 
     def hold_nodes(self, count: int) -> None:
@@ -160,16 +170,23 @@ class Target:
     def score(self, tree: Tree) -> Tensor:
         """Logits [B, T, V] after every node of ``tree``, each conditioned on the committed prefix and its own path.
 
-        Commits nothing (except as ``step_in_place`` says): the same tree scored twice gives the same logits.
+        Commits nothing (except as ``step_in_place`` says): the same tree scored twice gives the same logits. Those of
+        nodes that a text of this model has no room for (see :meth:`check_room`) mean nothing.
 
         Raises:
-            ValueError: more rows than one. RuntimeError: no prompt has been prefilled.
+            ValueError: more rows than one, or a root beyond the table of a model that learns its positions.
+            RuntimeError: no prompt has been prefilled.
         """
         rows, count = tree.shape
         if rows != 1:
             raise ValueError(f"score: expected one row (B = 1), got {rows}; batches are not supported yet")
         if not self.length:
             raise RuntimeError("score: no prompt has been prefilled")
+        if (most := self.signature.learned_positions) is not None and self.length >= most:
+            raise ValueError(
+                f"score: expected a root within the {most} positions that the model has learned, "
+                f"got one after {self.length} committed tokens"
+            )
         if count == 1 and self.step_in_place:
             return self._score_step(tree)
         current = self._tree_pass(count)
@@ -251,7 +268,8 @@ class Target:
         current.clamps = clamps
         logits = ids.new_empty(0)
         self.cache.serving = current
-        for chunk in ids.split(PREFILL_CHUNK, dim=1):
+        turned = any(self.length + ids.shape[1] > turn >= self.length for turn in self.signature.turns)
+        for chunk in ids.split(ids.shape[1] if turned else PREFILL_CHUNK, dim=1):  # one forward turns all alike
             start = self.length
             end = start + chunk.shape[1]
             positions = torch.arange(end, device=ids.device)[None]
@@ -269,7 +287,9 @@ class Target:
 
     def _call(self, kwargs: dict[str, Any], positions: Tensor) -> Tensor:
         if self.signature.takes_positions:
-            kwargs["position_ids"] = positions
+            # Nodes below the end of a table are of tokens that no text has room for (see ``check_room``).
+            most = self.signature.learned_positions
+            kwargs["position_ids"] = positions if most is None else positions.clamp(max=most - 1)
         kwargs[self.signature.cache_argument] = self.cache
         logits: Tensor = self.model(use_cache=True, **kwargs).logits
         return logits
@@ -311,7 +331,17 @@ class Target:
         slots = torch.arange(length, length + count, device=self.device)
         if not self.signature.attention:
             return positions, positions[:, None, None, :], slots
-        return positions, self._mask(topology.mask(self.dtype), positions, positions), slots
+        return self._within(positions), self._mask(topology.mask(self.dtype), positions, positions), slots
+
+    def _within(self, positions: Tensor) -> Tensor:
+        """``positions`` of nodes, none beyond a turn (see :class:`Signature`) that the root is not beyond.
+
+        No text has room for the nodes there (see :meth:`check_room`); they must not change the others.
+        """
+        for turn in self.signature.turns:
+            if self.length < turn:
+                positions = positions.clamp(max=turn - 1)
+        return positions
 
     def _mask(self, rows: Tensor, queries: Tensor, keys: Tensor) -> Masks:
         """What the queries see of the committed prefix and of new rows.

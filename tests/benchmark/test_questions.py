@@ -296,6 +296,17 @@ def test_long_values_are_shortened_in_messages(tmp_path: Path) -> None:
     assert len(fails(write(tmp_path / "q.jsonl", {"question_id": 1, "turns": "word " * 1000}))) < 400
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+def test_one_json_list_is_a_file_of_records_too(indent: int | None, tmp_path: Path) -> None:
+    path, records = tmp_path / "q.json", [question(900), question(901, "math")]
+    path.write_text(json.dumps(records, indent=indent))
+    assert load_questions(str(path)) == load_questions(write(tmp_path / "q.jsonl", *records))
+    path.write_text(json.dumps([*records, {"turns": ["a"]}], indent=indent))
+    assert fails(str(path)).startswith(f"{path}: record 3: keys: expected question_id and turns")
+    path.write_text(json.dumps(records, indent=indent)[:-1])
+    assert re.match(rf"{path}: expected a JSON list of records, got .+; .* one object a line$", fails(str(path)))
+
+
 @pytest.mark.parametrize("text", ["", "\n \n\n"])
 def test_empty_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "q.jsonl"

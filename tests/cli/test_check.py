@@ -104,6 +104,9 @@ def test_a_back_end_that_disagrees(
 def test_bad_input(refused: Callable[..., str], pair: Pair, tmp_path: Path) -> None:
     assert "no such folder" in refused("check", str(tmp_path / "nothing"))
     assert "no config.json" in refused("check", str(tmp_path))
+    for name in ("nobody/nothing", "nothing"):
+        assert refused("check", name).startswith(f"specdecodes check: model: cannot load {name!r}: ")
+    assert refused("check", "embeded").endswith("; did you mean 'embedded'?")
     (tmp_path / "config.json").write_text((Path(pair.target) / "config.json").read_text())
     assert "it holds no weights" in refused("check", str(tmp_path))
     assert "dtype: expected one of" in refused("check", pair.target, "--dtype", "int4")

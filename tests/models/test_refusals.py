@@ -184,8 +184,25 @@ def test_an_op_whose_signature_is_unknown(monkeypatch: pytest.MonkeyPatch) -> No
     model = _modeling_file("modeling_of_tomorrow", mamba2_chunk_scan=mamba2_chunk_scan)
     with pytest.raises(ValueError, match=r"modeling_of_tomorrow\.mamba2_chunk_scan: expected parameters") as refusal:
         install(model)
-    assert re.search(r"\(no dt_bias, initial_states\); this transformers version is not supported", str(refusal.value))
+    notes = r"\(no dt_bias, .*, return_final_states; unknown z\); this transformers version is not supported"
+    assert re.search(notes, str(refusal.value))
     assert sys.modules["modeling_of_tomorrow"].mamba2_chunk_scan is mamba2_chunk_scan
+
+
+@pytest.mark.parametrize(
+    ("signature", "note"),
+    [
+        ("hidden_states, weight, bias, activation, seq_idx=None", "unknown seq_idx"),
+        ("weight, hidden_states, bias, activation", "another order"),
+    ],
+)
+def test_an_op_with_a_parameter_more_or_another_order(
+    signature: str, note: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "modeling_of_tomorrow", None)  # type: ignore[arg-type]  # removed afterwards
+    op = eval(f"lambda {signature}, **kwargs: 0")
+    with pytest.raises(ValueError, match=rf"modeling_of_tomorrow\.causal_conv1d_fn: .* \({note}\); this transformers"):
+        install(_modeling_file("modeling_of_tomorrow", causal_conv1d_fn=op))
 
 
 def test_a_mixer_that_calls_none_of_our_ops(monkeypatch: pytest.MonkeyPatch) -> None:

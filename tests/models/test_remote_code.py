@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,6 +85,14 @@ def test_where_it_is_trusted_it_runs(remote: Path, proof: Path) -> None:
     found = decoder.generate(prompt, max_new_tokens=12)
     stock = toy_model("llama").generate(prompt, max_new_tokens=12, do_sample=False)
     assert found.tokens[0] == stock[0, 7:].tolist() and found.tau > 2
+
+
+def test_check_asks_for_trust_too(remote: Path, proof: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(remote)]) == 2
+    assert re.search(rf"model: cannot load '{remote}': {REFUSAL}$", capsys.readouterr().err.strip())
+    assert not proof.exists()
+    assert main(["check", str(remote), "--trust-remote-code"]) == 0
+    assert "family  llama (attention)" in capsys.readouterr().out and proof.exists()
 
 
 def test_a_stock_family_does_without_its_code(remote: Path, proof: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +124,21 @@ def test_published_sizes(sizes: tuple[str, int, int, int]) -> None:
     assert (found.eos_token_id, found.bos_token_id, found.pad_token_id) == (0, 0, 0)
 
 
+def test_limits_on_step_sizes_are_read_as_numbers() -> None:
+    layer = {**PUBLISHED["mamba2"]["ssm_cfg"], "dt_limit": [0, math.inf]}
+    assert config_of({**PUBLISHED["mamba2"], "ssm_cfg": layer}).time_step_limit == (0.0, math.inf)
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "hybrids": ({"attn_layer_idx": [1]}, r"attn_layer_idx: expected \[\], got \[1\]; of the original checkpoints only"),
     "MLPs": ({"d_intermediate": 64}, "d_intermediate: expected 0, got 64"),
     "layer norms": ({"rms_norm": False}, "rms_norm: expected True, got False"),
     "another layer": ({"ssm_cfg": {"layer": "Mamba3"}}, "ssm_cfg.layer: expected 'Mamba1' or 'Mamba2', got 'Mamba3'"),
     "groups": ({"ssm_cfg": {"layer": "Mamba2", "ngroups": 2}}, "ssm_cfg.ngroups: expected 1, got 2"),
+    "limited steps": (
+        {"ssm_cfg": {"layer": "Mamba2", "dt_limit": [0, 0.1]}},
+        r"time_step_limit \(0\.0, 0\.1\) is not supported",
+    ),
     "the unknown": ({"ssm_cfg": {"layer": "Mamba2", "mimo": 1}}, "ssm_cfg.mimo: not known; known: bias, chunk_size, "),
     "another vocabulary": ({"vocab_size": 70}, r"backbone\.embedding\.weight: expected \(80, 32\), got \(48, 32\)"),
 }

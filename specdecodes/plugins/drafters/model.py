@@ -43,6 +43,11 @@ class ModelDrafter:
         self.vocab_size = context.target.vocab_size
         self._pending: list[int] = []
 
+    @property
+    def max_slots(self) -> int:
+        """Nodes that a step may run, the root included."""
+        return self.runner.max_slots
+
     def known(self, tokens: Tensor) -> Tensor:
         """``tokens`` with 0 for what a draft with a narrower (less padded) vocabulary does not have."""
         size = self.runner.vocab_size

@@ -40,6 +40,12 @@ class CompositeDrafter:
         self._hooks = [Hooks({"drafter": drafter}, phases=("propose",)) for drafter in self.drafters]
         self._last: WeakKeyDictionary[DecodeState, list[PartProposal]] = WeakKeyDictionary()
 
+    @property
+    def max_slots(self) -> int | None:
+        """Nodes that every part may run in a step, the root included; None where no part says."""
+        rooms = [room for drafter in self.drafters if (room := getattr(drafter, "max_slots", None)) is not None]
+        return min(rooms, default=None)
+
     def combine(self, parts: Sequence[PartProposal]) -> CompositeProposal:
         """The proposal of one step; ``parts`` have run nothing yet."""
         raise NotImplementedError

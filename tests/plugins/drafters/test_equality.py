@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 
-from specdecodes import load
+from specdecodes import assets, load
 from specdecodes.models.loading import load_model, load_tokenizer
 from specdecodes.plugins.drafters.corpus import read_corpus
 from specdecodes.plugins.drafters.datastore import Datastore
@@ -83,7 +84,15 @@ def test_long_answers(settings):
     assert out.tau > 1.1
 
 
-@pytest.mark.slow
 def test_a_draft_model_must_be_named():
     with pytest.raises(ValueError, match="draft: this mode drafts with a model; name one"):
-        load(target(), tokenizer=tokenizer(), propose="merge")
+        load(toy_model("llama"), propose="merge")
+
+
+@pytest.mark.parametrize("propose", ["model", "cascade", "merge"])
+def test_the_embedded_target_has_a_draft_model(propose):
+    found, named = (load(target(), draft, propose=propose).greedy.hooks.manager for draft in (None, "mamba2"))
+    drafter = found.get_plugin("drafter")
+    model = drafter if propose == "model" else drafter.drafters[1]
+    assert Path(model.runner.model.name_or_path) == assets.folder("mamba2")
+    assert found.get_plugin("tree").max_nodes == named.get_plugin("tree").max_nodes

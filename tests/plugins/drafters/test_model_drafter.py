@@ -11,6 +11,7 @@ from specdecodes.core.state import DecodeState
 from specdecodes.core.tree import Tree, Verdict
 from specdecodes.models.target import Target
 from specdecodes.plugin import Context
+from specdecodes.plugins.drafters.merge import Merge
 from specdecodes.plugins.drafters.model import ModelDrafter
 from specdecodes.testing import toy_model
 from specdecodes.testing.state_backend import stock_logits
@@ -185,6 +186,16 @@ def test_the_draft_has_room_for_any_tree(settings, needed):
     assert runner.num_slots <= needed
     if decoder.sampling.draws == "none":  # otherwise the tree takes draws of its own
         assert out.tokens == plain.tokens
+
+
+@pytest.mark.parametrize("part", [ModelDrafter, Merge])
+def test_a_ready_drafter_without_room_for_the_tree_is_refused_at_load(part):
+    model = toy_model("llama")
+    drafter = part(Context(Target(model), draft=model))
+    tree = {"mode": "dynamic", "max_nodes": 90, "depth": 9, "topk": 12, "width": 12}
+    with pytest.raises(ValueError, match=r"^propose: expected a drafter with room for the 97 nodes .* max_slots 64; "):
+        load(model, propose=drafter, **tree)
+    load(model, propose=part(Context(Target(model), draft=model, max_slots=97)), **tree)
 
 
 def test_of_equal_candidates_the_first_is_drafted():
