@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from specdecodes.benchmark import step
+from specdecodes.benchmark import step, step_rounds
 from specdecodes.benchmark.shapes import SHAPES
 from specdecodes.benchmark.step_predict import predict
 from specdecodes.benchmark.step_ways import Way, build_model, cut, heap, weight_count
@@ -78,7 +78,7 @@ def test_predictions_are_printed_and_written(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_ratios_are_taken_within_a_round() -> None:
-    row = step._row("eager", 4, [(1.0, 1.0), (3.0, 1.0), (5.0, 1.0)], plain=[1.0, 2.0, 2.0], own=[2.0, 4.0, 4.0])
+    row = step_rounds._row("eager", 4, [(1.0, 1.0), (3.0, 1.0), (5.0, 1.0)], plain=[1.0, 2.0, 2.0], own=[2.0, 4.0, 4.0])
     assert (row.score_ms, row.commit_ms) == (3000.0, 1000.0)
     assert (row.plain_steps, row.own_plain_steps) == (2.0, 1.0)
 
