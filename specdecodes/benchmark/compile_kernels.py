@@ -24,6 +24,7 @@ from specdecodes.benchmark.provenance import write_measurement
 from specdecodes.cli.arguments import OneLineParser, check_out, run_reporting_errors
 from specdecodes.kernels.causal_conv import triton as conv
 from specdecodes.kernels.mamba2_scan import triton as scan
+from specdecodes.kernels.s6_scan import triton as s6
 
 PROG = "python -m specdecodes.benchmark.compile_kernels"
 EXAMPLE = f"""\
@@ -36,6 +37,10 @@ SPILL_LIMIT = 16
 """Bytes that a thread may spill: ptxas gives up a register or two where that lets another block run beside it."""
 COUNTS = (13, 32, 64)
 """Tree sizes: one for each row tile; larger trees take one of these several times."""
+S6_COUNTS = (13, 32, 64, 128)
+"""Tree sizes of S6 scans, which hold a whole tree."""
+S6_SIZE = (5120, 16)
+"""Channels and state dim of Mamba 2.8B; Falcon-Mamba and Jamba, with more channels, run the same kernels."""
 LENGTH = 4
 """Of a path; up to 16 nodes the kernels are the same."""
 OPTIONS = ("num_warps", "num_stages")
@@ -96,6 +101,8 @@ def cases() -> Iterator[Case]:
                 if case not in seen:
                     seen.append(case)
                     yield case
+    for dtype in POINTERS:
+        yield from _s6(dtype)
 
 
 def _mixer(shape: Shape) -> dict[str, int]:
@@ -123,6 +130,16 @@ def _conv(shape: Shape, dtype: torch.dtype) -> Case:
     types = _types(dtype, "p_x p_window p_weight p_bias p_y", p_index="*i64")
     constants = {"W": shape.taps, "HAS_BIAS": True, "SILU": True, **conv.CONFIG}
     return Case("tree_conv", conv.tree_conv_kernel, constants, types)
+
+
+def _s6(dtype: torch.dtype) -> Iterator[Case]:
+    channels, state_dim = S6_SIZE
+    types = _types(dtype, "p_x p_B p_C p_D p_y", p_parents="*i64")
+    for count in S6_COUNTS:
+        config = s6.scan_config(count, channels, state_dim)
+        yield Case("s6_tree_scan", s6.tree_scan_kernel, {"N": state_dim, "SKIP": True, **config}, types)
+    config = s6.jump_config(channels, state_dim)
+    yield Case("s6_jump", s6.jump_kernel, {"N": state_dim, **config}, _types(dtype, "p_x p_B"))
 
 
 def _types(dtype: torch.dtype, names: str, **others: str) -> dict[str, str]:
@@ -214,7 +231,7 @@ def _main(argv: list[str] | None) -> int:
 
 def _line(row: dict[str, Any], problem: str | None) -> str:
     tiles = " ".join(f"{name}={value}" for name, value in row["settings"].items() if not isinstance(value, bool))
-    kind = row["pointers"].get("p_x") or row["pointers"]["p_inputs"]
+    kind = next(row["pointers"][name] for name in ("p_x", "p_inputs") if name in row["pointers"])
     taken = f"{row['registers']} registers, {row['spilled_bytes']} spilled, {row['shared_bytes']} shared"
     return f"{row['kernel']} sm_{row['capability']} {kind} {tiles}: {taken}" + (f"; {problem}" if problem else "")
 
