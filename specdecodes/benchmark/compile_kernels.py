@@ -23,6 +23,7 @@ from triton.compiler import ASTSource
 from specdecodes.benchmark.provenance import write_measurement
 from specdecodes.cli.arguments import OneLineParser, check_out, run_reporting_errors
 from specdecodes.kernels.causal_conv import triton as conv
+from specdecodes.kernels.gated_delta import triton as delta
 from specdecodes.kernels.mamba2_scan import triton as scan
 from specdecodes.kernels.s6_scan import triton as s6
 
@@ -39,6 +40,8 @@ COUNTS = (13, 32, 64)
 """Tree sizes: one for each row tile; larger trees take one of these several times."""
 S6_COUNTS = (13, 32, 64, 128)
 """Tree sizes of S6 scans, which hold a whole tree."""
+DELTA_SIZE = (32, 128, 128)
+"""Heads, key dim and value dim of Qwen3-Next 80B and of Kimi-Linear 48B, which has a decay per key channel."""
 S6_SIZE = (5120, 16)
 """Channels and state dim of Mamba 2.8B; Falcon-Mamba and Jamba, with more channels, run the same kernels."""
 LENGTH = 4
@@ -102,7 +105,7 @@ def cases() -> Iterator[Case]:
                     seen.append(case)
                     yield case
     for dtype in POINTERS:
-        yield from _s6(dtype)
+        yield from (*_s6(dtype), *_delta(dtype))
 
 
 def _mixer(shape: Shape) -> dict[str, int]:
@@ -140,6 +143,15 @@ def _s6(dtype: torch.dtype) -> Iterator[Case]:
         yield Case("s6_tree_scan", s6.tree_scan_kernel, {"N": state_dim, "SKIP": True, **config}, types)
     config = s6.jump_config(channels, state_dim)
     yield Case("s6_jump", s6.jump_kernel, {"N": state_dim, **config}, _types(dtype, "p_x p_B"))
+
+
+def _delta(dtype: torch.dtype) -> Iterator[Case]:
+    heads, key_dim, value_dim = DELTA_SIZE
+    types = _types(dtype, "p_v p_beta", p_ancestors="*u8")
+    for decays in (1, key_dim):
+        config = delta.scan_config(key_dim, value_dim, decays, dtype)
+        constants = {"H": heads, "K": key_dim, "V": value_dim, "E": decays, **config}
+        yield Case("delta_tree_scan", delta.tree_scan_kernel, constants, types)
 
 
 def _types(dtype: torch.dtype, names: str, **others: str) -> dict[str, str]:
@@ -231,7 +243,7 @@ def _main(argv: list[str] | None) -> int:
 
 def _line(row: dict[str, Any], problem: str | None) -> str:
     tiles = " ".join(f"{name}={value}" for name, value in row["settings"].items() if not isinstance(value, bool))
-    kind = next(row["pointers"][name] for name in ("p_x", "p_inputs") if name in row["pointers"])
+    kind = next(row["pointers"][name] for name in ("p_x", "p_inputs", "p_v") if name in row["pointers"])
     taken = f"{row['registers']} registers, {row['spilled_bytes']} spilled, {row['shared_bytes']} shared"
     return f"{row['kernel']} sm_{row['capability']} {kind} {tiles}: {taken}" + (f"; {problem}" if problem else "")
 

@@ -54,7 +54,15 @@ def _compile(cases: list[aot.Case]) -> None:
 
 def test_one_configuration_of_every_kernel_compiles() -> None:
     first = {case.name: case for case in reversed(list(aot.cases()))}
-    assert set(first) == {"tree_scan", "jump_states", "jump_windows", "tree_conv", "s6_tree_scan", "s6_jump"}
+    assert set(first) == {
+        "tree_scan",
+        "jump_states",
+        "jump_windows",
+        "tree_conv",
+        "s6_tree_scan",
+        "s6_jump",
+        "delta_tree_scan",
+    }
     _compile(list(first.values()))
 
 
