@@ -24,6 +24,7 @@ from specdecodes.benchmark.provenance import write_measurement
 from specdecodes.cli.arguments import OneLineParser, check_out, run_reporting_errors
 from specdecodes.kernels.causal_conv import triton as conv
 from specdecodes.kernels.gated_delta import triton as delta
+from specdecodes.kernels.kv_gather import triton as gather
 from specdecodes.kernels.mamba2_scan import triton as scan
 from specdecodes.kernels.s6_scan import triton as s6
 
@@ -42,6 +43,8 @@ S6_COUNTS = (13, 32, 64, 128)
 """Tree sizes of S6 scans, which hold a whole tree."""
 DELTA_SIZE = (32, 128, 128)
 """Heads, key dim and value dim of Qwen3-Next 80B and of Kimi-Linear 48B, which has a decay per key channel."""
+HEAD_DIM = 128
+"""Of the attention layers of the models above."""
 S6_SIZE = (5120, 16)
 """Channels and state dim of Mamba 2.8B; Falcon-Mamba and Jamba, with more channels, run the same kernels."""
 LENGTH = 4
@@ -105,7 +108,7 @@ def cases() -> Iterator[Case]:
                     seen.append(case)
                     yield case
     for dtype in POINTERS:
-        yield from (*_s6(dtype), *_delta(dtype))
+        yield from (*_s6(dtype), *_delta(dtype), *_gathers(dtype))
 
 
 def _mixer(shape: Shape) -> dict[str, int]:
@@ -152,6 +155,13 @@ def _delta(dtype: torch.dtype) -> Iterator[Case]:
         config = delta.scan_config(key_dim, value_dim, decays, dtype)
         constants = {"H": heads, "K": key_dim, "V": value_dim, "E": decays, **config}
         yield Case("delta_tree_scan", delta.tree_scan_kernel, constants, types)
+
+
+def _gathers(dtype: torch.dtype) -> Iterator[Case]:
+    types = _types(dtype, "p_keys p_values", p_source="*i64")
+    for length in (LENGTH, max(S6_COUNTS)):
+        config = gather.gather_config(length, HEAD_DIM, HEAD_DIM)
+        yield Case("kv_gather", gather.move_rows_kernel, {"K": HEAD_DIM, "V": HEAD_DIM, **config}, types)
 
 
 def _types(dtype: torch.dtype, names: str, **others: str) -> dict[str, str]:
@@ -243,7 +253,7 @@ def _main(argv: list[str] | None) -> int:
 
 def _line(row: dict[str, Any], problem: str | None) -> str:
     tiles = " ".join(f"{name}={value}" for name, value in row["settings"].items() if not isinstance(value, bool))
-    kind = next(row["pointers"][name] for name in ("p_x", "p_inputs", "p_v") if name in row["pointers"])
+    kind = next(row["pointers"][name] for name in ("p_x", "p_inputs", "p_v", "p_keys") if name in row["pointers"])
     taken = f"{row['registers']} registers, {row['spilled_bytes']} spilled, {row['shared_bytes']} shared"
     return f"{row['kernel']} sm_{row['capability']} {kind} {tiles}: {taken}" + (f"; {problem}" if problem else "")
 

@@ -96,6 +96,7 @@ def served(device: str, dtype: torch.dtype) -> list[Served]:
         "prefill scan": prefill,
         "S6 tree scan and jump": only_triton,
         "delta-rule tree scan": only_triton,
+        "kv gather": only_triton,
         "attention": Choice(
             "torch", "transformers' sdpa or eager, as the model is loaded; flash-attn has no tree mask"
         ),

@@ -18,7 +18,7 @@ from specdecodes.kernels.choice import Choice, decide
 
 OPS = ["mamba2 tree scan", "mamba2 jump", "mamba2 step", "tree conv", "weight products", "prefill conv", "attention"]
 
-ONLY_TRITON = ["S6 tree scan and jump", "delta-rule tree scan"]
+ONLY_TRITON = ["S6 tree scan and jump", "delta-rule tree scan", "kv gather"]
 
 
 @pytest.fixture
