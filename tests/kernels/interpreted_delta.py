@@ -9,7 +9,7 @@ from torch import Tensor
 from specdecodes.core.tree import Topology
 from specdecodes.kernels import gated_delta, kimi_delta
 
-from .interpreted import BF16, COUNTS, F32, F64, TOLERANCE, TREES
+from .interpreted import BF16, F32, F64, QUICK, SLOW, TOLERANCE, TREES
 from .paths import chain, error
 from .test_delta_rules import SCANS, Inputs, each_rule, inputs
 from .test_native import _poisoned  # noqa: F401 - an autouse fixture: what is not written is nan
@@ -18,6 +18,7 @@ SERVED = {"gated": gated_delta.tree_scan, "kimi": kimi_delta.tree_scan}
 DIMS = [(2, 5, 4), (1, 33, 20), (1, 16, 40)]
 """Heads, key dim, value dim: K and V differ, and fill no tile, or one, or more."""
 OUTPUTS = ("y", "u")
+COUNTS = [13, *(pytest.param(count, marks=pytest.mark.slow) for count in (*QUICK, *SLOW) if count != 13)]
 
 
 def problem(rule: str, count: int, dims: tuple[int, int, int] = DIMS[0], dtype: torch.dtype = F32) -> Inputs:
@@ -100,7 +101,7 @@ def test_extreme_decays(size: float, rule: str) -> None:
 
 @each_rule
 def test_keys_that_repeat(rule: str) -> None:
-    """beta 2 and no decay reflect the state at every node: the system is as far from triangular as it gets."""
+    """beta 2 and no decay reflect the state at every node: the largest factors that there are, across two tiles."""
     values = problem(rule, 17)
     values.k[:] = values.k[:, :1]
     values.beta[:], values.g[:] = 2.0, 0.0
