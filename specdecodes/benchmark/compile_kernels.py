@@ -23,7 +23,10 @@ from triton.compiler import ASTSource
 from specdecodes.benchmark.provenance import write_measurement
 from specdecodes.cli.arguments import OneLineParser, check_out, run_reporting_errors
 from specdecodes.kernels.causal_conv import triton as conv
+from specdecodes.kernels.gated_delta import triton as delta
+from specdecodes.kernels.kv_gather import triton as gather
 from specdecodes.kernels.mamba2_scan import triton as scan
+from specdecodes.kernels.s6_scan import triton as s6
 
 PROG = "python -m specdecodes.benchmark.compile_kernels"
 EXAMPLE = f"""\
@@ -36,6 +39,14 @@ SPILL_LIMIT = 16
 """Bytes that a thread may spill: ptxas gives up a register or two where that lets another block run beside it."""
 COUNTS = (13, 32, 64)
 """Tree sizes: one for each row tile; larger trees take one of these several times."""
+S6_COUNTS = (13, 32, 64, 128)
+"""Tree sizes of S6 scans, which hold a whole tree."""
+DELTA_SIZE = (32, 128, 128)
+"""Heads, key dim and value dim of Qwen3-Next 80B and of Kimi-Linear 48B, which has a decay per key channel."""
+HEAD_DIM = 128
+"""Of the attention layers of the models above."""
+S6_SIZE = (5120, 16)
+"""Channels and state dim of Mamba 2.8B; Falcon-Mamba and Jamba, with more channels, run the same kernels."""
 LENGTH = 4
 """Of a path; up to 16 nodes the kernels are the same."""
 OPTIONS = ("num_warps", "num_stages")
@@ -96,6 +107,8 @@ def cases() -> Iterator[Case]:
                 if case not in seen:
                     seen.append(case)
                     yield case
+    for dtype in POINTERS:
+        yield from (*_s6(dtype), *_delta(dtype), *_gathers(dtype))
 
 
 def _mixer(shape: Shape) -> dict[str, int]:
@@ -123,6 +136,32 @@ def _conv(shape: Shape, dtype: torch.dtype) -> Case:
     types = _types(dtype, "p_x p_window p_weight p_bias p_y", p_index="*i64")
     constants = {"W": shape.taps, "HAS_BIAS": True, "SILU": True, **conv.CONFIG}
     return Case("tree_conv", conv.tree_conv_kernel, constants, types)
+
+
+def _s6(dtype: torch.dtype) -> Iterator[Case]:
+    channels, state_dim = S6_SIZE
+    types = _types(dtype, "p_x p_B p_C p_D p_y", p_parents="*i64")
+    for count in S6_COUNTS:
+        config = s6.scan_config(count, channels, state_dim)
+        yield Case("s6_tree_scan", s6.tree_scan_kernel, {"N": state_dim, "SKIP": True, **config}, types)
+    config = s6.jump_config(channels, state_dim)
+    yield Case("s6_jump", s6.jump_kernel, {"N": state_dim, **config}, _types(dtype, "p_x p_B"))
+
+
+def _delta(dtype: torch.dtype) -> Iterator[Case]:
+    heads, key_dim, value_dim = DELTA_SIZE
+    types = _types(dtype, "p_v p_beta", p_ancestors="*u8")
+    for decays in (1, key_dim):
+        config = delta.scan_config(key_dim, value_dim, decays, dtype)
+        constants = {"H": heads, "K": key_dim, "V": value_dim, "E": decays, **config}
+        yield Case("delta_tree_scan", delta.tree_scan_kernel, constants, types)
+
+
+def _gathers(dtype: torch.dtype) -> Iterator[Case]:
+    types = _types(dtype, "p_keys p_values", p_source="*i64")
+    for length in (LENGTH, max(S6_COUNTS)):
+        config = gather.gather_config(length, HEAD_DIM, HEAD_DIM)
+        yield Case("kv_gather", gather.move_rows_kernel, {"K": HEAD_DIM, "V": HEAD_DIM, **config}, types)
 
 
 def _types(dtype: torch.dtype, names: str, **others: str) -> dict[str, str]:
@@ -214,7 +253,7 @@ def _main(argv: list[str] | None) -> int:
 
 def _line(row: dict[str, Any], problem: str | None) -> str:
     tiles = " ".join(f"{name}={value}" for name, value in row["settings"].items() if not isinstance(value, bool))
-    kind = row["pointers"].get("p_x") or row["pointers"]["p_inputs"]
+    kind = next(row["pointers"][name] for name in ("p_x", "p_inputs", "p_v", "p_keys") if name in row["pointers"])
     taken = f"{row['registers']} registers, {row['spilled_bytes']} spilled, {row['shared_bytes']} shared"
     return f"{row['kernel']} sm_{row['capability']} {kind} {tiles}: {taken}" + (f"; {problem}" if problem else "")
 

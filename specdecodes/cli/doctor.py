@@ -83,6 +83,7 @@ def served(device: str, dtype: torch.dtype) -> list[Served]:
     """What runs for tensors of a device type and dtype, op by op, outside compiled graphs."""
     chosen = decide(device, dtype)
     step = chosen if chosen.form != "triton" else Choice("naive", "a step has no Triton kernel")
+    only_triton = chosen if chosen.form != "native" else Choice("naive", "no C++ kernel, only Triton's")
     prefill = Choice("naive", "a sequence has no kernel of ours, and others' are not used")
     forms = {
         "mamba2 tree scan": chosen,
@@ -93,7 +94,9 @@ def served(device: str, dtype: torch.dtype) -> list[Served]:
         "weight products": _products(device, dtype),
         "prefill conv": prefill,
         "prefill scan": prefill,
-        "S6 and delta-rule scans": Choice("naive", "no kernel of ours"),
+        "S6 tree scan and jump": only_triton,
+        "delta-rule tree scan": only_triton,
+        "kv gather": only_triton,
         "attention": Choice(
             "torch", "transformers' sdpa or eager, as the model is loaded; flash-attn has no tree mask"
         ),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from specdecodes.kernels.kv_gather import move_rows_
 from specdecodes.models.recurrences.layer import RecurrentLayer
 
 if TYPE_CHECKING:
@@ -53,9 +54,7 @@ class AttentionRows:
     def move(self, source: Tensor, start: int) -> None:
         """Gather the rows at ``source`` [k] (any order) to positions ``start, start + 1, ...``."""
         assert self.keys is not None and self.values is not None
-        end = start + source.shape[0]
-        self.keys[:, :, start:end] = self.keys.index_select(2, source)
-        self.values[:, :, start:end] = self.values.index_select(2, source)
+        move_rows_(self.keys, self.values, source, start)
 
     @property
     def nbytes(self) -> int:

@@ -18,6 +18,8 @@ from specdecodes.kernels.choice import Choice, decide
 
 OPS = ["mamba2 tree scan", "mamba2 jump", "mamba2 step", "tree conv", "weight products", "prefill conv", "attention"]
 
+ONLY_TRITON = ["S6 tree scan and jump", "delta-rule tree scan", "kv gather"]
+
 
 @pytest.fixture
 def said(capsys: pytest.CaptureFixture[str]) -> Any:
@@ -33,7 +35,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Any:
 def test_every_op_and_version_is_named(said: Any) -> None:
     out = said()
     lines = out.splitlines()
-    for name in (*OPS, "torch", "transformers", "triton", "CUDA", "C++ compiler", "SPECDECODES_KERNELS"):
+    for name in (*OPS, *ONLY_TRITON, "torch", "transformers", "triton", "CUDA", "C++ compiler", "SPECDECODES_KERNELS"):
         assert sum(line.startswith(f"{name} ") for line in lines) == 1, name
     assert torch.__version__ in out and "ops on cpu in float32:" in lines
 
@@ -44,7 +46,7 @@ def test_json_says_the_same(said: Any) -> None:
     forms = {each["op"]: each["form"] for each in found["ops"]}
     fast = "naive" if native.library() is None else "native"
     assert {forms[op] for op in OPS[:4]} == {fast}
-    assert forms["prefill conv"] == "naive"
+    assert {forms[op] for op in ("prefill conv", *ONLY_TRITON)} == {"naive"}
     assert all(each["why"] for each in found["ops"])
 
 
@@ -60,6 +62,7 @@ def test_a_gpu_is_served_by_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         found = {each.op: each for each in served("cuda", torch.bfloat16)}
         assert [found[op].form for op in OPS[:5]] == ["triton", "triton", "naive", "triton", "torch"]
+        assert {found[op].form for op in ONLY_TRITON} == {"triton"}
         assert decide("cuda", torch.float64) == Choice("naive", "the Triton kernels have no float64")
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
         decide.cache_clear()

@@ -18,7 +18,6 @@ from specdecodes.kernels.kimi_delta import naive as kimi
 from .paths import F32, F64, ROWS, SHAPES, SIZES, TOLERANCE, along, chain, error, numbers, path_of, random_tree
 
 HEADS, KEY, VALUE = 3, 5, 4
-DECAYS = {"gated": 1, "kimi": KEY}
 SCANS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {"gated": gated.tree_scan, "kimi": kimi.tree_scan}
 
 each_dtype = pytest.mark.parametrize("dtype", [F32, F64], ids=["float32", "float64"])
@@ -43,20 +42,21 @@ class Inputs:
         return self.q, self.k, self.v, self.g, self.beta
 
 
-def inputs(rule: str, count: int, dtype: torch.dtype) -> Inputs:
+def inputs(rule: str, count: int, dtype: torch.dtype, dims: tuple[int, int, int] = (HEADS, KEY, VALUE)) -> Inputs:
     """Keys of length 1 and beta up to 2, as OLMo-Hybrid allows."""
     source = numbers(rule, count)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=source, dtype=F64)
 
+    heads, key_dim, value_dim = dims
     return Inputs(
-        q=normalize(normal(ROWS, count, HEADS, KEY)),
-        k=normalize(normal(ROWS, count, HEADS, KEY)),
-        v=normal(ROWS, count, HEADS, VALUE),
-        g=-F.softplus(normal(ROWS, count, HEADS, DECAYS[rule])),
-        beta=2 * torch.sigmoid(normal(ROWS, count, HEADS)),
-        state=normal(ROWS, HEADS, KEY, VALUE),
+        q=normalize(normal(ROWS, count, heads, key_dim)),
+        k=normalize(normal(ROWS, count, heads, key_dim)),
+        v=normal(ROWS, count, heads, value_dim),
+        g=-F.softplus(normal(ROWS, count, heads, key_dim if rule == "kimi" else 1)),
+        beta=2 * torch.sigmoid(normal(ROWS, count, heads)),
+        state=normal(ROWS, heads, key_dim, value_dim),
     ).to(dtype)
 
 

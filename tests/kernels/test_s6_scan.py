@@ -43,19 +43,19 @@ class Inputs:
         return Inputs(**{name: value.to(dtype) for name, value in vars(self).items()})
 
 
-def inputs(count: int, dtype: torch.dtype) -> Inputs:
+def inputs(count: int, dtype: torch.dtype, channels: int = CHANNELS, state_dim: int = STATE_DIM) -> Inputs:
     source = numbers("s6", count)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=source, dtype=F64)
 
     return Inputs(
-        x=normal(ROWS, count, CHANNELS),
-        dt=F.softplus(normal(ROWS, count, CHANNELS) - 1),
-        A=-torch.exp(normal(CHANNELS, STATE_DIM)),
-        B=normal(ROWS, count, STATE_DIM),
-        C=normal(ROWS, count, STATE_DIM),
-        state=normal(ROWS, CHANNELS, STATE_DIM),
+        x=normal(ROWS, count, channels),
+        dt=F.softplus(normal(ROWS, count, channels) - 1),
+        A=-torch.exp(normal(channels, state_dim)),
+        B=normal(ROWS, count, state_dim),
+        C=normal(ROWS, count, state_dim),
+        state=normal(ROWS, channels, state_dim),
     ).to(dtype)
 
 

@@ -17,13 +17,14 @@ from specdecodes.benchmark import compile_kernels as aot
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+INTERPRETED = sorted(HERE.glob("interpreted*.py"))
 REPORT = ROOT / "benchmark" / "results" / "kernels-aot.json"
 
 
 def _interpreted(*arguments: str, **environment: str) -> str:
-    """Run ``interpreted.py`` in a process of its own and expect it to pass; returns the summary."""
+    """Run what is interpreted in a process of its own and expect it to pass; returns the summary."""
     own = {**os.environ, "TRITON_INTERPRET": "1", "SPECDECODES_KERNELS": "triton", **environment}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(HERE / "interpreted.py")]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *map(str, INTERPRETED)]
     done = subprocess.run([*command, *arguments], env=own, cwd=ROOT, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert "skipped" not in done.stdout
@@ -53,7 +54,8 @@ def _compile(cases: list[aot.Case]) -> None:
 
 def test_one_configuration_of_every_kernel_compiles() -> None:
     first = {case.name: case for case in reversed(list(aot.cases()))}
-    assert set(first) == {"tree_scan", "jump_states", "jump_windows", "tree_conv"}
+    scans = {"tree_scan", "s6_tree_scan", "delta_tree_scan"}
+    assert set(first) == {*scans, "jump_states", "jump_windows", "s6_jump", "tree_conv", "kv_gather"}
     _compile(list(first.values()))
 
 

@@ -1,5 +1,12 @@
-"""The gated delta rule: plain torch so far; a faster form is chosen here."""
+"""The gated delta rule: chooses between Triton (CUDA; the tree) and plain torch."""
 
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from specdecodes.kernels import choice, native
+from specdecodes.kernels.gated_delta import naive
 from specdecodes.kernels.gated_delta.naive import (
     CHUNK,
     TreeScan,
@@ -7,8 +14,49 @@ from specdecodes.kernels.gated_delta.naive import (
     normalize,
     sequence_scan,
     step_,
-    tree_scan,
     tree_states,
 )
+from specdecodes.kernels.mamba2_scan.naive import compute_dtype
 
-__all__ = ["CHUNK", "TreeScan", "jump_", "normalize", "sequence_scan", "step_", "tree_scan", "tree_states"]
+__all__ = ["CHUNK", "TreeScan", "chosen", "jump_", "normalize", "sequence_scan", "step_", "tree_scan", "tree_states"]
+
+
+def tree_scan(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, ancestors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """See :func:`naive.tree_scan`."""
+    return chosen(naive.tree_scan, q, k, v, g, beta, state, ancestors)
+
+
+def chosen(
+    plain: TreeScan, q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, ancestors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The Triton form, which takes one decay per head and one per key channel, or ``plain``."""
+    if choice.serves("triton", v.device.type, v.dtype):
+        y, u = torch.ops.specdecodes.delta_tree_scan(q, k, v, g, beta, state, ancestors)
+        return y, u
+    return plain(q, k, v, g, beta, state, ancestors)
+
+
+native.LIBRARY.define(
+    "delta_tree_scan(Tensor q, Tensor k, Tensor v, Tensor g, Tensor beta, Tensor state, Tensor ancestors)"
+    " -> (Tensor, Tensor)"
+)
+
+
+def _tree_scan(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, ancestors: Tensor
+) -> tuple[Tensor, Tensor]:
+    from specdecodes.kernels.gated_delta import triton  # where it is chosen, it imports
+
+    return triton.tree_scan(q, k, v, g, beta, state, ancestors)
+
+
+for _device in ("CPU", "CUDA"):
+    native.LIBRARY.impl("delta_tree_scan", _tree_scan, _device)
+
+
+@torch.library.register_fake("specdecodes::delta_tree_scan", lib=native.LIBRARY)
+def _shapes(q: Tensor, k: Tensor, v: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+    shape, kind = v.shape, compute_dtype(v.dtype)
+    return v.new_empty(shape, dtype=kind), v.new_empty(shape, dtype=kind)

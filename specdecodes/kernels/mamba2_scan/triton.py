@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from specdecodes.kernels.native import rows as dense_rows
+from specdecodes.kernels.tiles import finite, log_decay, power, reaches, tile
 
 BLOCK_P = 32
 """Rows of the state per program: enough programs to fill a GPU with one batch row, few enough to share C and B."""
@@ -30,52 +31,20 @@ def scan_config(count: int, head_dim: int, state_dim: int, dtype: torch.dtype) -
     # 64 nodes fit the registers only where products take N in several steps and are not split.
     sizes = (64, 32, 16) if precision == "tf32" and state_dim > BLOCK_N else (32, 16)
     block_t = next(size for size in sizes if padded % size == 0)
-    block_p, block_n = min(BLOCK_P, _power(head_dim)), min(BLOCK_N, _power(state_dim))
+    block_p, block_n = min(BLOCK_P, power(head_dim)), min(BLOCK_N, power(state_dim))
     warps = 8 if block_t == 64 else 4
     return {"BT": block_t, "BP": block_p, "BN": block_n, "PRECISION": precision, "num_warps": warps, "num_stages": 1}
 
 
 def jump_config(length: int, head_dim: int, state_dim: int) -> dict[str, int]:
     """Tiles of :func:`jump_states_kernel`."""
-    block_n = _power(state_dim)
-    return {"BD": _power(length), "BP": min(BLOCK_P, _power(head_dim), max(1, STATE_TILE // block_n)), "BN": block_n}
+    block_n = power(state_dim)
+    return {"BD": power(length), "BP": min(BLOCK_P, power(head_dim), max(1, STATE_TILE // block_n)), "BN": block_n}
 
 
 def windows_config(length: int, taps: int) -> dict[str, int]:
     """Tiles of :func:`jump_windows_kernel`."""
-    return {"BD": _power(length), "BC": 128, "BW": triton.next_power_of_2(taps)}
-
-
-def _power(size: int) -> int:
-    """A tile that holds ``size``: a power of two, at least the 16 of a matrix unit."""
-    return max(16, triton.next_power_of_2(size))
-
-
-@triton.jit
-def _finite(b_x: tl.tensor) -> tl.tensor:
-    return tl.where(tl.abs(b_x) < float("inf"), b_x, 0.0)
-
-
-@triton.jit
-def _tile(p_from: tl.tensor, o_row: tl.tensor, o_column: tl.tensor, stride: int, rows: int, columns: int) -> tl.tensor:
-    """[rows, columns] in float32, zeros outside."""
-    inside = (o_row < rows)[:, None] & (o_column < columns)[None, :]
-    return tl.load(p_from + o_row[:, None] * stride + o_column[None, :], mask=inside, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _log_decay(
-    p_ancestors: tl.tensor, p_dt: tl.tensor, rate: tl.tensor, o_i: tl.tensor, T: int, dt_node: int, BT: tl.constexpr
-) -> tl.tensor:
-    """The sum of dt A over the path of each node ``o_i``."""
-    b_sum = tl.zeros([BT], dtype=tl.float32)
-    for first in range(0, T, BT):
-        o_k = first + tl.arange(0, BT)
-        inside = (o_i < T)[:, None] & (o_k < T)[None, :]
-        b_above = tl.load(p_ancestors + o_i[:, None] * T + o_k[None, :], mask=inside, other=0) != 0
-        b_step = _finite(tl.load(p_dt + o_k * dt_node, mask=o_k < T, other=0.0).to(tl.float32)) * rate
-        b_sum += tl.sum(tl.where(b_above, b_step[None, :], 0.0), axis=1)
-    return b_sum
+    return {"BD": power(length), "BC": 128, "BW": triton.next_power_of_2(taps)}
 
 
 @triton.jit
@@ -124,31 +93,30 @@ def tree_scan_kernel(
     for first in range(0, T, BT):
         o_i = first + o_t
         in_i = o_i < T
-        b_l_i = _log_decay(p_ancestors, p_dt, rate, o_i, T, dt_node, BT)
+        b_l_i = log_decay(p_ancestors, p_dt, rate, o_i, T, dt_node, BT)
         b_y = tl.zeros([BT, BP], dtype=tl.float32)
         for n in range(0, N, BN):
-            b_C = _tile(p_C + n, o_i, o_n, C_node, T, N - n)
-            b_state = _tile(p_state + n, o_p, o_n, N, P, N - n)
+            b_C = tile(p_C + n, o_i, o_n, C_node, T, N - n)
+            b_state = tile(p_state + n, o_p, o_n, N, P, N - n)
             b_y = tl.dot(b_C, tl.trans(b_state), b_y, input_precision=PRECISION)
         b_y *= tl.exp(b_l_i)[:, None]
         for other in range(0, first + BT, BT):  # parents come first: no ancestor lies behind this tile
             o_j = other + o_t
             in_j = o_j < T
-            inside = in_i[:, None] & in_j[None, :]
-            b_above = tl.load(p_ancestors + o_i[:, None] * T + o_j[None, :], mask=inside, other=0) != 0
-            b_l_j = _log_decay(p_ancestors, p_dt, rate, o_j, T, dt_node, BT)
+            b_above = reaches(p_ancestors, o_i, o_j, T)
+            b_l_j = log_decay(p_ancestors, p_dt, rate, o_j, T, dt_node, BT)
             # Between branches the exponent may be positive: mask before exp, or inf * 0 gives nan.
             b_decay = tl.exp(tl.where(b_above, b_l_i[:, None] - b_l_j[None, :], float("-inf")))
             b_scores = tl.zeros([BT, BT], dtype=tl.float32)
             for n in range(0, N, BN):
-                b_C = _tile(p_C + n, o_i, o_n, C_node, T, N - n)
-                b_B = _finite(_tile(p_B + n, o_j, o_n, B_node, T, N - n))
+                b_C = tile(p_C + n, o_i, o_n, C_node, T, N - n)
+                b_B = finite(tile(p_B + n, o_j, o_n, B_node, T, N - n))
                 b_scores = tl.dot(b_C, tl.trans(b_B), b_scores, input_precision=PRECISION)
-            b_step = _finite(tl.load(p_dt + o_j * dt_node, mask=in_j, other=0.0).to(tl.float32))
-            b_u = _finite(_tile(p_x, o_j, o_p, x_node, T, P) * b_step[:, None])
+            b_step = finite(tl.load(p_dt + o_j * dt_node, mask=in_j, other=0.0).to(tl.float32))
+            b_u = finite(tile(p_x, o_j, o_p, x_node, T, P) * b_step[:, None])
             b_y = tl.dot(tl.where(b_above, b_decay * b_scores, 0.0), b_u, b_y, input_precision=PRECISION)
         if SKIP:
-            b_y += _tile(p_x, o_i, o_p, x_node, T, P) * tl.load(p_D + i_h).to(tl.float32)
+            b_y += tile(p_x, o_i, o_p, x_node, T, P) * tl.load(p_D + i_h).to(tl.float32)
         tl.store(p_y + o_i[:, None] * (H * P) + o_p[None, :], b_y, mask=in_i[:, None] & in_p[None, :])
 
 

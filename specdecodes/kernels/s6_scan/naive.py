@@ -87,6 +87,40 @@ def tree_states_by_doubling(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, state: 
     return added[:, :count]
 
 
+def node_states(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, state: Tensor, parents: Tensor, levels: Levels | None
+) -> Tensor:
+    """The state after every node, by :func:`tree_states` where there are levels, else by doubling."""
+    if levels is None:
+        return tree_states_by_doubling(x, dt, A, B, state, parents)
+    return tree_states(x, dt, A, B, state, levels)
+
+
+def tree_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    state: Tensor,
+    parents: Tensor,
+    levels: Levels | None = None,
+) -> Tensor:
+    """Scan all nodes of a tree from the state above the root; y [B, T, C] in the dtype of ``C``.
+
+    Args:
+        x: [B, T, C]; dt: step sizes [B, T, C]; A: negative rates [C, N]; B, C: [B, T, N]; D: skip [C] or None.
+        state: [B, C, N], read only. parents: int64 [B, T], -1 at the root. levels: see :data:`Levels`.
+    """
+    return skip(read_states(node_states(x, dt, A, B, state, parents, levels), C), x, D)
+
+
+def skip(y: Tensor, x: Tensor, D: Tensor | None) -> Tensor:
+    """``y + x D``, rounded where stock steps round: everything in the dtype of ``y``."""
+    return y if D is None else y + x * D.to(y.dtype)
+
+
 def read_states(states: Tensor, C: Tensor) -> Tensor:
     """Outputs [..., C] of ``states`` [..., C, N] and output directions [..., N], in their dtype, as in stock steps."""
     return (states.to(C.dtype) @ C[..., None]).squeeze(-1)

@@ -20,11 +20,12 @@ from specdecodes.kernels.mamba2_scan import compute_dtype
 from specdecodes.kernels.s6_scan import (
     discretize,
     jump_,
+    node_states,
     read_states,
     sequence_scan,
+    skip,
     step_,
-    tree_states,
-    tree_states_by_doubling,
+    tree_scan,
 )
 from specdecodes.models.recurrences.layer import RecurrentLayer, ScoredTree, some
 from specdecodes.models.recurrences.stack import RecurrentStack
@@ -99,9 +100,7 @@ class S6Layer(RecurrentLayer):
         return S6Inputs(x, raw, steps, A, B.mT, C.mT, D, None if z is None else z.mT, start)
 
     def answer(self, y: Tensor, inputs: S6Inputs) -> Tensor:
-        """See the base: skip and gate, channels first, rounded where stock steps round."""
-        if inputs.D is not None:
-            y = y + inputs.x * inputs.D.to(y.dtype)
+        """See the base: with the gate, channels first, rounded where stock steps round."""
         if inputs.z is not None:
             y = y * F.silu(inputs.z)
         return y.mT
@@ -113,30 +112,27 @@ class S6Layer(RecurrentLayer):
 
     def sequence(self, inputs: S6Inputs) -> Tensor:
         """See the base."""
-        x, _, steps, A, B, C, *_ = inputs
+        x, _, steps, A, B, C, D, *_ = inputs
         if self.state is None:
             window = some(self.window)
             self.state = window.new_zeros(*window.shape[:2], A.shape[1], dtype=compute_dtype(x.dtype))
-        return sequence_scan(x, steps, A, B, C, self.part(self.state))
+        return skip(sequence_scan(x, steps, A, B, C, self.part(self.state)), x, D)
 
     def advance(self, state: Tensor, inputs: S6Inputs) -> Tensor:
         """See the base."""
-        x, _, steps, A, B, C, *_ = inputs
+        x, _, steps, A, B, C, D, *_ = inputs
         y = step_(state, x.flatten(0, 1), steps.flatten(0, 1), A, B.flatten(0, 1), C.flatten(0, 1))
-        return y.view(x.shape)
+        return skip(y.view(x.shape), x, D)
 
     def score(self, inputs: S6Inputs, tree: ScoredTree, keep: str) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See the base; a jump needs raw step sizes and B besides the conv inputs."""
-        x, dt, steps, A, B, C, *_ = inputs
+        x, dt, steps, A, B, C, D, *_ = inputs
         before = self.part(some(self.state))
-        if tree.levels is None:
-            states = tree_states_by_doubling(x, steps, A, B, before, tree.parents)
-        else:
-            states = tree_states(x, steps, A, B, before, tree.levels)
-        y = read_states(states, C)
-        if keep == "inputs":
-            return y, (dt[:, :, None], B[:, :, None])
-        return y, (states,) if keep == "states" else ()
+        if keep == "states":
+            states = node_states(x, steps, A, B, before, tree.parents, tree.levels)
+            return skip(read_states(states, C), x, D), (states,)
+        y = tree_scan(x, steps, A, B, C, D, before, tree.parents, tree.levels)
+        return y, (dt[:, :, None], B[:, :, None]) if keep == "inputs" else ()
 
 
 class S6Stack(RecurrentStack):

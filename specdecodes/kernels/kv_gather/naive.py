@@ -1,0 +1,20 @@
+"""Accepted rows of an attention cache, moved behind the committed ones, in plain torch.
+
+Letters: B rows, H heads, S positions allocated, K key dim, V value dim, D rows moved.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def move_rows_(keys: Tensor, values: Tensor, source: Tensor, start: int) -> None:
+    """Gather the rows at ``source`` to positions ``start, start + 1, ...``, in place.
+
+    Args:
+        keys: [B, H, S, K]; values: [B, H, S, V]. source: int64 [D], positions in any order, which may be among those
+            written: what is read is what was there before.
+    """
+    end = start + source.shape[0]
+    keys[:, :, start:end] = keys.index_select(2, source)
+    values[:, :, start:end] = values.index_select(2, source)
