@@ -55,7 +55,7 @@ def markdown(
     if any(cell != "-" for cell in perplexities):
         rows = _with_column(rows, "log-perplexity [95 % of difference]", perplexities)
     if against is not None:
-        cells = [_speed_over(s, mode["mode"], _rival(s, against)) for _, s, mode in numbered]
+        cells = [_speed_over(s, mode, _rival(s, against)) for _, s, mode in numbered]
         rows = _with_column(rows, f"speed / {against} [95 %]", cells)
     rows.insert(1, ("---",) * len(rows[0]))
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -130,11 +130,13 @@ def _rival(summary: Mapping[str, Any], against: str) -> str:
     return against
 
 
-def _speed_over(summary: Mapping[str, Any], mode: str, rival: str) -> str:
+def _speed_over(summary: Mapping[str, Any], mode: Mapping[str, Any], rival: str) -> str:
     """The ratio of two modes' decode speeds, with its bootstrap interval over questions."""
-    if mode == rival:
+    if mode["mode"] == rival:
         return "this one"
-    base, own = (_measured(summary, name) for name in (rival, mode))
+    if not mode["valid"]:
+        return "not valid"
+    base, own = (_measured(summary, name) for name in (rival, mode["mode"]))
     pairs = [Pair(*base[question], *own[question]) for question in base if question in own]
     interval = bootstrap_ratio(pairs)
     return f"{speed_ratio(pairs):.2f}" + (f" [{interval.low:.2f}, {interval.high:.2f}]" if interval else "")

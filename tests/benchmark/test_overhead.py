@@ -8,7 +8,7 @@ import pytest
 
 from specdecodes.benchmark import overhead
 
-SLACK = 5
+SLACK = 25  # other tests run beside these, on every processor
 """The limits hold on an idle machine (the command checks them); tests share theirs."""
 
 
