@@ -83,6 +83,32 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert (row.plain_steps, row.own_plain_steps) == (2.0, 1.0)
 
 
+class Fixed:
+    """A way, or stock, whose every step takes so many seconds."""
+
+    def __init__(self, name: str, plain: float, score: float = 0.0, commit: float = 0.0) -> None:
+        self.name, self.times, self.asked = name, (plain, score, commit), []
+
+    def restart(self) -> None:
+        self.asked.append("restart")
+
+    def plain(self) -> float:
+        return self.times[0]
+
+    def tree(self, nodes: int) -> tuple[float, float]:
+        self.asked.append(nodes)
+        return nodes * self.times[1], self.times[2]
+
+
+def test_rounds_keep_what_belongs_together() -> None:
+    settings = step_rounds.Settings(nodes=(1, 4), rounds=2)
+    way, stock = Fixed("eager", 1.0, score=2.0, commit=0.5), Fixed("stock", 3.0)
+    plain, trees = step_rounds._rounds([way], stock, settings, lambda line: None)
+    assert plain == {"stock": [3.0, 3.0], "eager": [1.0, 1.0]}
+    assert trees == {("eager", 1): [(2.0, 0.5)] * 2, ("eager", 4): [(8.0, 0.5)] * 2}
+    assert way.asked == ["restart", 1, 4] * 3, "from the same context every round, the first for warming up"
+
+
 def test_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "step.json"
     sizes = ["--nodes", "1", "--nodes", "4", "--context", "8", "--rounds", "2", "--layers", "3"]
