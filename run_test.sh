@@ -117,6 +117,7 @@ environment() {
 
 processes=$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 [ "$processes" -gt 8 ] && processes=8 # each holds a gigabyte
+timed=tests/benchmark/test_overhead.py # compares with a clock, and so runs with nothing beside it
 
 run_pytest() { # run_pytest NAME ARGUMENT ...: keeps the report and what was left out for the count
     local report="$tmp/reports/$1" status
@@ -150,7 +151,7 @@ for report in sys.argv[1:]:
     log = pathlib.Path(report + ".log").read_text(encoding="utf-8", errors="replace")
     for number in re.findall(r"(\d+) deselected", log)[-1:]:
         numbers["skipped"] += int(number)
-        reasons["slow, and this is --quick"] += int(number)
+        reasons["slow"] += int(number)
 print(", ".join(f"{numbers[kind]} {kind}" for kind in ("passed", "failed", "skipped")))
 if "--reasons" in sys.argv:
     for reason, number in reasons.items():
@@ -234,7 +235,8 @@ everything() {
     stage 'ruff format' "$python" -m ruff format --check .
     stage 'ruff check' "$python" -m ruff check .
     stage 'mypy' "$python" -m mypy
-    stage 'tests' run_pytest tests -n "$processes" --dist worksteal tests
+    stage 'tests' run_pytest tests -n "$processes" --dist worksteal --ignore "$timed" tests
+    stage 'timed tests' run_pytest timed "$timed"
     for folder in plugins/*/; do
         folder=${folder%/}
         [ -f "$folder/pyproject.toml" ] || continue

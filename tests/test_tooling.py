@@ -242,7 +242,7 @@ def sandbox(tmp_path: Path) -> Sandbox:
     return Sandbox(tmp_path)
 
 
-STAGES = ["ruff", "ruff", "mypy", "pytest", "pip", "pytest", "specdecodes.benchmark.run_mtbench"]
+STAGES = ["ruff", "ruff", "mypy", "pytest", "pytest", "pip", "pytest", "specdecodes.benchmark.run_mtbench"]
 NEWEST = ["pip", "venv", "pip", "pytest"]
 
 
@@ -252,7 +252,7 @@ def test_stages_run_in_order_and_their_tests_are_counted(sandbox: Sandbox) -> No
     assert sandbox.calls == ["pip", *STAGES, *NEWEST]
     assert "skipped 1: no GPU" in result.stdout
     assert "\x1b" not in result.stdout
-    assert result.stdout.splitlines()[-1] == "tests: 3 passed, 0 failed, 7 skipped"
+    assert result.stdout.splitlines()[-1] == "tests: 4 passed, 0 failed, 8 skipped"
 
 
 @pytest.mark.parametrize("tool", sorted(set(STAGES) - {"pip"}))
@@ -305,10 +305,10 @@ def test_index_that_cannot_be_reached_skips_the_newest_transformers_and_says_so(
 def test_quick_leaves_out_slow_tests_and_says_so(sandbox: Sandbox) -> None:
     result = sandbox.run("--quick")
     assert result.returncode == 0
-    assert "skipped 4: slow, and this is --quick" in result.stdout
+    assert re.search(r"skipped 4: slow$", result.stdout, re.MULTILINE)
     assert re.search(r"^skipped .* newest transformers +left out by --quick$", result.stdout, re.MULTILINE)
     assert sandbox.calls == ["pip", *STAGES]
-    assert result.stdout.splitlines()[-1] == "tests: 2 passed, 0 failed, 10 skipped"
+    assert result.stdout.splitlines()[-1] == "tests: 3 passed, 0 failed, 15 skipped"
     pytests = [line for line in sandbox.log.read_text().splitlines() if line.startswith("-m pytest")]
     assert pytests and all("-m not slow" in line for line in pytests)
     assert "--max-questions 1 " in sandbox.log.read_text()
