@@ -295,6 +295,7 @@ def test_a_run_writes_it_beside_its_summary(make_settings: Callable[..., RunSett
     assert said.count("step 1: ") == 2 and "What is two and two?" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", sorted(RESULTS.glob("*mt_bench*.json")), ids=lambda path: path.stem)
 def test_earlier_summaries_are_read_too(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = tmp_path / file.name

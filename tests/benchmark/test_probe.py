@@ -62,6 +62,7 @@ def test_everything_at_every_place_and_depth(temperature: float) -> None:
     assert 0 < hits < 8 * DEPTH  # otherwise little was tested
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_probs", [True, False])
 @pytest.mark.parametrize("text", [[2] * 400, [0, 1, 2, 1] * 100], ids=["unlikely", "mixed"])
 def test_a_text_that_the_target_would_not_write_flatters_no_drafter(text: list[int], has_probs: bool) -> None:

@@ -124,6 +124,7 @@ def test_flags_stand_for(flags: list[str], expected: dict[str, Any]) -> None:
     assert asked(*flags) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_decodes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--npad", "4", *(["--draft_num_beam", "3"] if STRATEGIES[name].branches else [])]

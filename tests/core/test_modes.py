@@ -40,6 +40,7 @@ def stock(family, dtype, prompt_length):
     return out[0, prompt_length:].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("family", FAMILIES)

@@ -33,6 +33,7 @@ def of(family, width, seed=0):
     return toy_model(family, vocab_size=width, dtype=torch.float64, seed=seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("mode", ["sd", "stree"])
 @each_width
@@ -70,6 +71,7 @@ MODES = {
 SAMPLING = {"cut": {"temperature": 1.0, "top_p": 0.8}, "whole": {"temperature": 0.8}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("widths", [(5, 4), (4, 5)], ids=str)
 @pytest.mark.parametrize(
     ("mode", "params"),

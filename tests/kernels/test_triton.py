@@ -31,6 +31,7 @@ def _interpreted(*arguments: str, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_values_of_small_trees() -> None:
     found = re.search(r"(\d+) passed", _interpreted("-m", "not slow"))
     assert found and int(found[1]) >= 25

@@ -82,7 +82,7 @@ class Family:
     attention: bool = True
     lifts: bool = True
     clamps: bool = False
-    quick: tuple[torch.dtype, ...] = (torch.float32, torch.float64)
+    quick: tuple[torch.dtype, ...] = (torch.float32,)
     float32: float = 1e-4
     attention_kind: str = "sdpa"
 
@@ -143,7 +143,6 @@ FAMILIES: dict[str, Family] = {
     "zamba2": Family(zamba2, clamps=True),
     "mamba": Family(
         lambda: MambaConfig(**SMALL, **S6),
-        quick=(torch.float32,),
         recurrence="s6",
         attention=False,
         attention_kind="eager",
@@ -191,7 +190,6 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen3_5": Family(
         lambda: Qwen3_5TextConfig(**HYBRID, **DELTA, head_dim=16, linear_conv_kernel_dim=3),
-        quick=(torch.float32,),
         recurrence="delta",
     ),
     "qwen3_5_moe": Family(
@@ -238,7 +236,6 @@ FAMILIES: dict[str, Family] = {
     ),
     "gemma2": Family(
         lambda: Gemma2Config(**PLAIN, head_dim=8, sliding_window=WINDOW, query_pre_attn_scalar=8),
-        quick=(torch.float32,),
         recurrence="",
         attention_kind="eager",
     ),

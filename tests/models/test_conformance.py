@@ -119,6 +119,7 @@ def test_every_node(name: str, dtype: torch.dtype, length: int) -> None:
         assert gap(target.score(tree), stock) < tolerance(name, dtype), shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
@@ -184,6 +185,7 @@ def test_a_node_changes_its_descendants_only(name: str) -> None:
         assert change[~below].max() < 1e-5 if not below.all() else True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("name", each(FAMILIES))
 def test_a_broken_node_reaches_its_descendants_only(name: str, value: float) -> None:
@@ -238,6 +240,7 @@ def test_state_after_every_path(name: str, dtype: torch.dtype, backend: type[Sta
         assert state_error(target, expected) < tolerance(name, dtype), node
 
 
+@pytest.mark.slow
 @each_model
 def test_state_after_a_deep_path(name: str, dtype: torch.dtype) -> None:
     tree = tree_of("deep", "path")

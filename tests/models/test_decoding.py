@@ -15,6 +15,7 @@ NEW = 40
 QUICK = ("mamba2", "mamba", "llama")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", each(FAMILIES))
 def test_slots_expand_along_their_own_paths(name: str) -> None:
     """Two steps: a random tree, node by node in random order, then the path of its last node, then another one."""

@@ -160,6 +160,7 @@ def test_what_a_component_raises_comes_through_with_a_note():
     assert any("verifier Crashes" in note for note in caught.value.__notes__)
 
 
+@pytest.mark.slow
 def test_checks_leave_the_global_generator_alone():
     before = torch.random.get_rng_state()
     check_drafter(mutants.Sound)

@@ -84,6 +84,7 @@ def same(a: Any, b: Any) -> bool:
     return a == b
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "killed"), [("muon", 3), ("adamw", 5)], ids=["muon, inside an epoch", "adamw, after an epoch"]
 )

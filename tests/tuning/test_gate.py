@@ -93,6 +93,7 @@ def test_whatever_the_gate_does_the_tokens_are_those_of_plain_decoding(tmp_path:
             assert _tokens(auto, **settings) == _tokens(plain, **settings)
 
 
+@pytest.mark.slow
 def test_a_step_that_costs_too_much_is_given_up(tmp_path: Path) -> None:
     auto = load(mode="auto", recipe=_recipe(tmp_path, step_cost=50.0))
     first = auto.generate(PROMPT, max_new_tokens=60, ignore_eos=True)

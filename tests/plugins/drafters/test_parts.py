@@ -269,6 +269,7 @@ def accept(drafter, state, tokens, slots, bonus):
     state.advance(verdict)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

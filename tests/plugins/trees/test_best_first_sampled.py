@@ -144,6 +144,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_law_of_the_target_is_kept(shape, case):
@@ -154,6 +155,7 @@ def test_the_law_of_the_target_is_kept(shape, case):
     assert total_variation(law, expected) < EXACT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params", [{"temperature": 0.6}, {"temperature": 1.0, "top_k": 2}, {"temperature": 1.2, "top_p": 0.6}]
 )

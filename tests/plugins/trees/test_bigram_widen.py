@@ -124,6 +124,7 @@ def test_bad_settings(settings, line):
 # Whole decodes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bamba", "mamba2", "llama"])
 @pytest.mark.parametrize("backend", ["replay", "copy", "reforward"])
 def test_tokens_are_those_of_plain_decoding(family, backend):

@@ -93,6 +93,7 @@ def decode_law(verifier, builder, draws, params, vocab, length, rules=None):
     return law, sequence_law({(): 1.0}, next_law, length)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", PARAMS)
 @pytest.mark.parametrize("name", COMBINATIONS)
 def test_a_whole_decode_has_the_law_of_the_target(name, params):
