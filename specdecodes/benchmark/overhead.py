@@ -10,10 +10,9 @@ takes to learn from the scores afterwards.
 
 from __future__ import annotations
 
-import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,8 +20,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from specdecodes.benchmark.overhead_index import INDICES, VOCAB, drafter_overhead
+from specdecodes.benchmark.overhead_index import LIMIT_US as DRAFTER_LIMIT_US
 from specdecodes.benchmark.provenance import write_measurement
-from specdecodes.benchmark.replay import Recording
 from specdecodes.cli.arguments import OneLineParser, run_reporting_errors
 from specdecodes.core.decoder import Decoder
 from specdecodes.core.load import load
@@ -33,8 +33,7 @@ from specdecodes.core.tree import Proposal, Tree, Verdict
 from specdecodes.hookspecs import hookimpl
 from specdecodes.models.slots import SlotRunner
 from specdecodes.models.target import Target
-from specdecodes.plugin import Context, Hooks, registry
-from specdecodes.plugins.drafters.datastore import Datastore
+from specdecodes.plugin import Hooks
 from specdecodes.plugins.drafters.model import ModelDrafter
 from specdecodes.plugins.observers.timing import Timing
 from specdecodes.testing import toy_model
@@ -47,14 +46,6 @@ HOST_LIMIT_MS = 0.3
 LIMITED = ("literal", "ngram")
 """The drafters to whose steps the limit applies: none to speak of, and the default one."""
 
-DRAFTER_LIMIT_US = 50.0
-"""An index's answers of one step, in a tree of 8 nodes on 4 levels."""
-LEVELS = (3, 2, 1, 1)
-"""Of that tree: children of the first node above."""
-INDICES = ("ngram", "suffix", "token-recycling", "jacobi", "rest")
-"""The drafters to which that limit applies."""
-
-VOCAB = 4096
 TREE = "3,2.1,2.1,3"
 BLOCK = 200
 """Hook steps per clock reading."""
@@ -207,6 +198,7 @@ class _Prepared:
 
     def __init__(self) -> None:
         self.rows = torch.randn(1, 64, VOCAB, generator=torch.Generator().manual_seed(1)).log_softmax(-1)
+        self.best = self.rows.topk(8, dim=-1)
         self.slots = torch.arange(64)[None]
 
     @hookimpl
@@ -217,7 +209,7 @@ class _Prepared:
 
     def topk(self, slots: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """See :class:`Proposal`."""
-        logq, tokens = self.rows[:, : slots.shape[1]].topk(k, dim=-1)
+        logq, tokens = (each[:, : slots.shape[1], :k] for each in self.best)
         return tokens, logq
 
     def logq(self, slots: Tensor) -> Tensor:
@@ -228,58 +220,6 @@ class _Prepared:
         """See :class:`Proposal`."""
         first, self.used = self.used, self.used + slots.shape[1]
         return self.slots[:, first : self.used]
-
-
-def drafter_overhead(name: str, repeats: int = 20) -> dict[str, float]:
-    """Microseconds per step that an index drafter takes: the mean over the steps of a text, each the least of all.
-
-    ``answers_us``: for taking in three tokens, then the candidates and slots of ``LEVELS``; ``learns_us``: for its
-    ``commit_state``, which may learn from the scores. The text is made of phrases that come again, so that there are
-    matches of all lengths: 400 tokens of prompt, 200 of answer.
-    """
-    source = random.Random(0)
-    words, places = range(3, VOCAB), range(80)
-    phrases = [source.choices(words, [1 / rank for rank in words], k=source.randint(2, 9)) for _ in places]
-    text = [token for _ in range(2000) for token in source.choices(phrases, [1 / (i + 1) for i in places])[0]]
-    settings = {"datastore": Datastore.build([text[1000:]], VOCAB)} if name == "rest" else {}
-    target: Any = Recording([], VOCAB)
-    drafter = cast("Callable[..., Any]", registry().get("drafter", name).factory)(Context(target), **settings)
-    best: list[tuple[float, float]] = []
-    for _ in range(repeats):
-        state = DecodeState(target, torch.tensor([text[:400]]), SamplingParams())
-        drafter.propose(state)
-        seconds = [_clocked(drafter, state, text[place : place + 3]) for place in range(400, 600, 3)]
-        best = [(min(a, c), min(b, d)) for (a, b), (c, d) in zip(best or seconds, seconds, strict=True)]
-    answers, learns = (sum(column) / len(best) * 1e6 for column in zip(*best, strict=True))
-    return {"answers_us": answers, "learns_us": learns}
-
-
-def _clocked(drafter: Any, state: DecodeState, emitted: Sequence[int]) -> tuple[float, float]:  # noqa: ANN401
-    """Seconds of one step's answers, and of learning from the scores of the tree that they make."""
-    state.history[0].extend(emitted)
-    state.root = torch.tensor([emitted[-1:]])
-    first = slots = torch.zeros_like(state.root)
-    nodes, parents, above = [state.root], [-1], 0
-    began = time.perf_counter()
-    proposal = drafter.propose(state)
-    answers = time.perf_counter() - began
-    for width in LEVELS:
-        began = time.perf_counter()
-        if above:
-            slots = proposal.expand(slots, first)
-        tokens, _ = proposal.topk(slots, width)
-        answers += time.perf_counter() - began
-        nodes.append(tokens[0].clamp(min=0))
-        first = nodes[-1][:, :1]
-        parents += [above] * width
-        above = len(parents) - width
-    tree = Tree(torch.cat(nodes, 1), torch.tensor([parents]))
-    state.scores = torch.randn(1, len(parents), VOCAB, generator=torch.Generator().manual_seed(len(state.history[0])))
-    verdict = Verdict(torch.tensor([[0]]), torch.tensor([0]), state.root[0])
-    hooks = Hooks({"drafter": drafter}, phases=("propose",))
-    began = time.perf_counter()
-    hooks.commit_state(state, tree, verdict)
-    return answers, time.perf_counter() - began
 
 
 def _least(step: Callable[[], None], block: int, repeats: int) -> float:
@@ -333,7 +273,8 @@ def _main(argv: list[str] | None) -> int:
         print(f"  of that: {phases}")
     for name, times in found["drafters"].items():
         learns = f", {times['learns_us']:.1f} to learn from the scores" if times["learns_us"] > 2 else ""
-        print(f"drafter {name}: {times['answers_us']:.1f} us a step (limit {DRAFTER_LIMIT_US:g}){learns}")
+        answers = f"{times['answers_us']:.1f} us a step (limit {DRAFTER_LIMIT_US:g})"
+        print(f"drafter {name}: {answers}, {times['tensors_us']:.1f} asked in tensors{learns}")
     if options.json is not None:
         write_measurement(options.json, "specdecodes.benchmark.overhead", argv, found)
     within = hooks["hooks_us"] <= HOOKS_LIMIT_US and all(
