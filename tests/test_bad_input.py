@@ -132,6 +132,7 @@ TOO_LARGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", TOO_LARGE, ids=" ".join)
 def test_what_would_not_fit_into_memory(case: tuple[str, str], generate_refused: Callable[..., str]) -> None:
     mode, setting = case

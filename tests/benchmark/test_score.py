@@ -125,6 +125,7 @@ def test_texts_that_cannot_be_scored_are_named(make: Make, tmp_path: Path) -> No
         score(make(max_tokens=300))
 
 
+@pytest.mark.slow
 def test_a_range_of_the_texts_is_scored(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text("".join(json.dumps({"text": f"Name {n} gases and {n} rivers."}) + "\n" for n in range(6)))

@@ -215,6 +215,7 @@ print(native.library() is not None, torch.allclose(packed.packed_linear(x, None,
     return subprocess.run([sys.executable, "-c", program], env=own, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_without_a_compiler_other_kernels_serve(tmp_path: Path) -> None:
     done = _fresh(tmp_path, CXX="no-such-compiler")
     assert done.stdout.split() == ["False", "True"], done.stderr

@@ -29,6 +29,7 @@ def stock_full(name: str, prompt: Tensor, tree: Tree) -> Tensor:
     return torch.stack(logits).float()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", each(FAMILIES))
 def test_no_further_from_steps_than_stock_itself(name: str) -> None:
     prompt, tree = prompt_of(13), tree_of("stree", "bf16")

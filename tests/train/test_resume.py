@@ -126,6 +126,7 @@ def test_killed_run_goes_on_to_the_very_same_weights(
     assert [run["to_step"] for run in parts["runs"]] == [killed - 1, STEPS]
 
 
+@pytest.mark.slow
 def test_seconds_count_all_runs_and_a_finished_training_stays_as_it_is(
     make_recipe: Make, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

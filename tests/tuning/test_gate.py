@@ -113,6 +113,7 @@ def test_a_recipe_of_plain_decoding_decodes_plainly(tmp_path: Path) -> None:
     assert set(auto.generate(PROMPT, max_new_tokens=20, ignore_eos=True).accept_lengths) == {1}
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     recipe = _recipe(tmp_path)
     wrong = _recipe(tmp_path, target={"family": "llama"})

@@ -137,6 +137,7 @@ def test_tokens_are_those_of_plain_decoding(family, backend):
     assert ours.tau > static.tau, "and in fewer steps"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", ["as they are", "top-k", "repetition penalty"])
 def test_with_token_match_a_decode_has_the_law_of_the_target(params):
     builder = BigramWiden(toy_context(vocab_size=5), tree="1,1", bigrams=toy_bigrams(5))
