@@ -12,7 +12,7 @@ the MT-Bench runner over every mode, and the model families on the newest transf
 (in .venv-newest). Uses the active virtual environment, else makes .venv; installs what pyproject.toml asks for at the
 versions of constraints.txt, again whenever one of the two has changed.
 
-  --quick     some minutes: leaves out the tests marked slow and the newest transformers, asks one question per
+  --quick     under three minutes: leaves out the tests marked slow and the newest transformers, asks one question per
               mode in the smoke run
   -h, --help  this text
 

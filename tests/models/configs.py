@@ -129,16 +129,19 @@ FAMILIES: dict[str, Family] = {
         lambda: BambaConfig(**{**PLAIN, **MAMBA, "num_hidden_layers": 3}, mamba_n_groups=2, attn_layer_indices=[1])
     ),
     "falcon_h1": Family(falcon_h1),
-    "falcon_h1-norm": Family(lambda: falcon_h1(mamba_rms_norm=True, mamba_norm_before_gate=False)),
+    "falcon_h1-norm": Family(lambda: falcon_h1(mamba_rms_norm=True, mamba_norm_before_gate=False), quick=()),
     "granitemoehybrid": Family(lambda: granite(num_local_experts=4, num_experts_per_tok=2)),
     "granitemoehybrid-dense": Family(
-        lambda: granite(num_local_experts=0, num_experts_per_tok=0, position_embedding_type="rope")
+        lambda: granite(num_local_experts=0, num_experts_per_tok=0, position_embedding_type="rope"), quick=()
     ),
     "nemotron_h": Family(
         lambda: nemotron_h("linear_attention", "mlp", "full_attention", "linear_attention"), clamps=True
     ),
     "nemotron_h-experts": Family(
-        lambda: nemotron_h("linear_attention", "moe", "full_attention", "linear_attention"), lifts=False, clamps=True
+        lambda: nemotron_h("linear_attention", "moe", "full_attention", "linear_attention"),
+        quick=(),
+        lifts=False,
+        clamps=True,
     ),
     "zamba2": Family(zamba2, clamps=True),
     "mamba": Family(
@@ -153,6 +156,7 @@ FAMILIES: dict[str, Family] = {
     # A draft: no attention at all, and the other way round in all that a checkpoint may choose.
     "mamba_in_llama-draft": Family(
         lambda: MILConfig(**PLAIN, repeat_kv_before_conv=True, D_has_hdim=True, conv_bias=False, chunk_size=8),
+        quick=(),
         attention=False,
     ),
     "falcon_mamba": Family(
@@ -203,9 +207,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "olmo_hybrid": Family(lambda: OlmoHybridConfig(**HYBRID, **DELTA), recurrence="delta", quick=()),
     "llama": Family(lambda: LlamaConfig(**PLAIN), recurrence=""),
-    "qwen2": Family(lambda: Qwen2Config(**PLAIN), recurrence=""),
+    "qwen2": Family(lambda: Qwen2Config(**PLAIN), recurrence="", quick=()),
     "qwen3": Family(lambda: Qwen3Config(**PLAIN, head_dim=8), recurrence="", attention_kind="eager"),
-    "mistral": Family(lambda: MistralConfig(**PLAIN, sliding_window=None), recurrence=""),
+    "mistral": Family(lambda: MistralConfig(**PLAIN, sliding_window=None), recurrence="", quick=()),
     "lfm2": Family(
         lambda: Lfm2Config(**{**HYBRID, "layer_types": ["conv", "full_attention", "conv"]}, block_multiple_of=16),
         quick=(),
