@@ -88,7 +88,7 @@ def test_the_embedded_table():
     assert table.vocab_size == decoder.target.vocab_size
     for token in range(0, table.vocab_size, 97):
         row = lookup.rows[1].get(token + 1)
-        expected = [] if row is None else [t for t, _ in lookup.entries[lookup.first[row] : lookup.first[row + 1]]]
+        expected = [] if row is None else [token for token, _ in lookup.successors(row)]
         assert table.after(token) == expected
     assert sum(bool(table.after(token)) for token in range(table.vocab_size)) > 3000
 

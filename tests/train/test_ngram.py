@@ -30,7 +30,7 @@ def successors(table: NgramTable, *context: int) -> dict[int, float]:
     for token in context:
         key = key << KEY_BITS | token + 1
     row = table.lookup.rows[len(context)].get(key)
-    return {} if row is None else dict(table.lookup.entries[table.lookup.first[row] : table.lookup.first[row + 1]])
+    return {} if row is None else dict(table.lookup.successors(row))
 
 
 def test_documents_and_answers_are_counted(

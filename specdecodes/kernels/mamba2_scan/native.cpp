@@ -65,6 +65,46 @@ void add(float *y, const float *x, float factor, int64_t count) {
         store_some(y + i, load_some(y + i, count - i) + load_some(x + i, count - i) * factor, count - i);
 }
 
+// state [P, N] = whole * state + sum over d of factors[d] x_d B_d^T; x [length, P] and B [length, N] lie `stride` apart
+template <int TOGETHER>
+int64_t advance_some(float *line, float whole, const float *x, const float *B, const float *factors, int64_t stride,
+                     int64_t length, int64_t n, int64_t N) {
+    for (; n + TOGETHER * LANES <= N; n += TOGETHER * LANES) {
+        Vector next[TOGETHER]; // in registers, with a fixed number of them
+        for (int i = 0; i < TOGETHER; i++) next[i] = load(line + n + i * LANES) * whole;
+        for (int64_t d = 0; d < length; d++) {
+            const float factor = x[d * stride] * factors[d];
+            for (int i = 0; i < TOGETHER; i++) next[i] += load(B + d * stride + n + i * LANES) * factor;
+        }
+        for (int i = 0; i < TOGETHER; i++) store(line + n + i * LANES, next[i]);
+    }
+    return n;
+}
+
+void advance(float *state, float whole, const float *x, const float *B, const float *factors, int64_t stride,
+             int64_t length, int64_t P, int64_t N) {
+    for (int64_t p = 0; p < P; p++) {
+        float *line = state + p * N;
+        int64_t n = advance_some<4>(line, whole, x + p, B, factors, stride, length, 0, N);
+        n = advance_some<1>(line, whole, x + p, B, factors, stride, length, n, N);
+        for (; n < N; n++) {
+            float next = line[n] * whole;
+            for (int64_t d = 0; d < length; d++) next += B[d * stride + n] * (x[d * stride + p] * factors[d]);
+            line[n] = next;
+        }
+    }
+}
+
+// window [channels, taps]: the last inputs along the path enter, the oldest leave; inputs [T, channels]
+void shift(float *window, const float *inputs, const int64_t *nodes, int64_t length, int64_t channels, int64_t taps) {
+    const int64_t kept = length < taps ? taps - length : 0;
+    for (int64_t c = 0; c < channels; c++) {
+        float *past = window + c * taps;
+        for (int64_t tap = 0; tap < kept; tap++) past[tap] = past[tap + length];
+        for (int64_t tap = kept; tap < taps; tap++) past[tap] = inputs[nodes[length + tap - taps] * channels + c];
+    }
+}
+
 float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
 } // namespace
 
@@ -149,71 +189,58 @@ extern "C" void mamba2_jump(float *windows, float *states, const float *inputs, 
                             const float *weight, const float *bias, const float *A, const float *dt_bias,
                             int64_t with_softplus, int64_t with_silu, int64_t layers, int64_t rows, int64_t T,
                             int64_t D, int64_t H, int64_t P, int64_t G, int64_t N, int64_t channels, int64_t taps) {
-    const int64_t needed = H * P + G * N;
+    const int64_t needed = H * P + G * N, blocks = (needed + LANES - 1) / LANES;
+    std::vector<float> mixed(layers * rows * D * needed); // x and B after the conv, along the path
+    std::vector<int64_t> lengths(rows);
+    for (int64_t row = 0; row < rows; row++)
+        while (lengths[row] < D && path[row * D + lengths[row]] >= 0) lengths[row]++;
 #pragma omp parallel
     {
-        std::vector<float> x(D * P), B(D * N), decay(D + 1), factors(D);
 #pragma omp for schedule(static) collapse(3)
         for (int64_t layer = 0; layer < layers; layer++)
             for (int64_t row = 0; row < rows; row++)
-                for (int64_t h = 0; h < H; h++) {
-                    const int64_t base = layer * rows + row;
-                    const int64_t *nodes = path + row * D;
-                    int64_t length = 0;
-                    while (length < D && nodes[length] >= 0) length++;
-                    // The values after the conv, of `width` channels from `first` on, along the path
-                    const auto convolve = [&](int64_t first, int64_t width, float *out) {
-                        for (int64_t c = 0; c < width; c += LANES) {
-                            const int64_t at = first + c, left = width - c;
-                            for (int64_t d = 0; d < length; d++) {
-                                Vector sum = bias ? load_some(bias + layer * needed + at, left) : Vector{};
-                                for (int64_t tap = 0; tap < taps; tap++) {
-                                    const int64_t from = d + tap + 1 - taps; // negative: above the root
-                                    const Vector value =
-                                        from < 0 ? load_some(windows + (base * channels + at) * taps + taps + from, left, taps)
-                                                 : load_some(inputs + (base * T + nodes[from]) * channels + at, left);
-                                    sum += value * load_some(weight + (tap * layers + layer) * needed + at, left);
-                                }
-                                store_some(out + d * width + c, with_silu ? silu(sum) : sum, left);
-                            }
+                for (int64_t block = 0; block < blocks; block++) {
+                    const int64_t base = layer * rows + row, c = block * LANES, left = needed - c;
+                    Vector above[taps], factors[taps];
+                    for (int64_t tap = 0; tap < taps; tap++) {
+                        above[tap] = load_some(windows + (base * channels + c) * taps + tap, left, taps);
+                        factors[tap] = load_some(weight + (tap * layers + layer) * needed + c, left);
+                    }
+                    const Vector added = bias ? load_some(bias + layer * needed + c, left) : Vector{};
+                    for (int64_t d = 0; d < lengths[row]; d++) {
+                        Vector sum = added;
+                        for (int64_t tap = 0; tap < taps; tap++) {
+                            const int64_t from = d + tap + 1 - taps; // negative: above the root
+                            sum += factors[tap] *
+                                   (from < 0 ? above[taps + from]
+                                             : load_some(inputs + (base * T + path[row * D + from]) * channels + c, left));
                         }
-                    };
-                    convolve(h * P, P, x.data());
-                    convolve(H * P + h / (H / G) * N, N, B.data());
+                        store_some(&mixed[(base * D + d) * needed + c], with_silu ? silu(sum) : sum, left);
+                    }
+                }
+        // Behind the barrier: nobody reads the windows any more.
+#pragma omp for schedule(static) collapse(3) nowait
+        for (int64_t layer = 0; layer < layers; layer++)
+            for (int64_t row = 0; row < rows; row++)
+                for (int64_t h = 0; h < H; h++) {
+                    const int64_t base = layer * rows + row, length = lengths[row];
+                    float decay[D + 1], factors[D];
                     decay[0] = 0;
                     for (int64_t d = 0; d < length; d++) {
-                        float step = dt[(base * T + nodes[d]) * H + h] + (dt_bias ? dt_bias[layer * H + h] : 0.0f);
+                        float step = dt[(base * T + path[row * D + d]) * H + h] + (dt_bias ? dt_bias[layer * H + h] : 0.0f);
                         step = with_softplus ? softplus(step) : step;
                         decay[d + 1] = decay[d] + step * A[layer * H + h];
                         factors[d] = step;
                     }
                     for (int64_t d = 0; d < length; d++) factors[d] *= expf(decay[length] - decay[d + 1]);
-                    const float whole = expf(decay[length]);
-                    for (int64_t p = 0; p < P; p++) {
-                        float *line = states + ((base * H + h) * P + p) * N;
-                        for (int64_t n = 0; n < N; n += LANES) {
-                            Vector next = load_some(line + n, N - n) * whole;
-                            for (int64_t d = 0; d < length; d++)
-                                next += load_some(&B[d * N + n], N - n) * (x[d * P + p] * factors[d]);
-                            store_some(line + n, next, N - n);
-                        }
-                    }
+                    const float *x = &mixed[base * D * needed + h * P];
+                    const float *B = &mixed[base * D * needed + H * P + h / (H / G) * N];
+                    advance(states + (base * H + h) * P * N, expf(decay[length]), x, B, factors, needed, length, P, N);
                 }
-        // Behind the barrier: nobody reads the windows any more.
 #pragma omp for schedule(static) collapse(2)
         for (int64_t layer = 0; layer < layers; layer++)
-            for (int64_t row = 0; row < rows; row++) {
-                const int64_t base = layer * rows + row;
-                const int64_t *nodes = path + row * D;
-                int64_t length = 0;
-                while (length < D && nodes[length] >= 0) length++;
-                for (int64_t c = 0; c < channels; c++) {
-                    float *past = windows + (base * channels + c) * taps;
-                    for (int64_t tap = 0; tap < taps; tap++) {
-                        const int64_t from = length + tap - taps;
-                        past[tap] = from < 0 ? past[tap + length] : inputs[(base * T + nodes[from]) * channels + c];
-                    }
-                }
-            }
+            for (int64_t row = 0; row < rows; row++)
+                shift(windows + (layer * rows + row) * channels * taps, inputs + (layer * rows + row) * T * channels,
+                      path + row * D, lengths[row], channels, taps);
     }
 }

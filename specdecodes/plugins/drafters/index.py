@@ -153,6 +153,8 @@ _by_score = itemgetter(1)
 
 def best_of(scores: Mapping[int, float], k: int) -> list[tuple[int, float]]:
     """The ``k`` best (token, score), of equals the one that came first."""
+    if k == 1 and scores:
+        return [max(scores.items(), key=_by_score)]
     return sorted(scores.items(), key=_by_score, reverse=True)[:k]
 
 

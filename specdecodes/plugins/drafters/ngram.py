@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,13 +122,13 @@ class NgramIndex:
         for order in range(len(table.rows) - 1, 0, -1):
             row = table.rows[order].get(node & _MASKS[order])
             if row is not None:
-                for token, probability in table.entries[table.first[row] : table.first[row + 1]]:
+                for token, probability in table.successors(row):
                     scores[token] = scores.get(token, 0.0) + share * probability
                 share *= table.rest[row]
         return best_of(scores, k)
 
 
-_EMPTY = Lookup([], [0], [], [])
+_EMPTY = Lookup([], array("L"), array("I"), b"", [], array("d"))
 
 
 def _table(table: str | Path | NgramTable | None, context: Context) -> NgramTable | None:

@@ -16,7 +16,8 @@ orders (N1,N2,...).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,19 +47,29 @@ Integers = NDArray[Any]
 
 @dataclass(frozen=True)
 class Lookup:
-    """A table as Python objects: one question costs well under a microsecond.
+    """A table that answers one question in some microseconds.
+
+    Its hundreds of thousands of successors are arrays, not objects: a model's weights have passed through the caches
+    since the last question, and every object would be one more wait for memory.
 
     Attributes:
         rows: per order (entry 0 is empty), key of a context (see ``KEY_BITS``) to its number i.
-        first: context i has ``entries[first[i] : first[i + 1]]``.
-        entries: successors (token, probability), most probable first.
+        first: the successors of context i are those from ``first[i]`` to ``first[i + 1]``, most probable first.
+        tokens, levels: per successor, its token, and where its probability stands in ``probabilities``.
         rest: per context, the probability that belongs to its shorter suffix.
     """
 
     rows: list[dict[int, int]]
-    first: list[int]
-    entries: list[tuple[int, float]]
-    rest: list[float]
+    first: array[int]
+    tokens: array[int]
+    levels: bytes
+    probabilities: list[float]
+    rest: array[float]
+
+    def successors(self, row: int) -> Iterator[tuple[int, float]]:
+        """(token, probability) of context ``row``, most probable first."""
+        start, end = self.first[row], self.first[row + 1]
+        return zip(self.tokens[start:end], map(self.probabilities.__getitem__, self.levels[start:end]), strict=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,11 +168,17 @@ class NgramTable:
             extensions = self.num_extensions[start : start + size]
             start += size
         first = np.concatenate([[0], np.cumsum(self.num_successors, dtype=np.int64)])
-        probabilities = np.exp(self.probabilities / -_LEVELS)
-        total = np.concatenate([[0.0], np.cumsum(probabilities)])
+        probabilities = np.exp(np.arange(256) / -_LEVELS)
+        total = np.concatenate([[0.0], np.cumsum(probabilities[self.probabilities])])
         rest = np.clip(1 - (total[first[1:]] - total[first[:-1]]), 1e-3, 1.0)  # quantised, they may exceed 1
-        entries = list(zip(self.successors.tolist(), probabilities.tolist(), strict=True))
-        return Lookup(rows, first.tolist(), entries, rest.tolist())
+        return Lookup(
+            rows,
+            array("L", first.astype(np.uintp).tobytes()),
+            array("I", self.successors.astype(np.uintc).tobytes()),
+            self.probabilities.astype(np.uint8).tobytes(),
+            probabilities.tolist(),
+            array("d", rest.tobytes()),
+        )
 
     def _check(self) -> None:
         """Raise ValueError where the arrays contradict each other."""

@@ -46,7 +46,7 @@ def expected(
             key = key << KEY_BITS | token + 1
         row = table.lookup.rows[order].get(key)
         if row is not None:
-            found = dict(table.lookup.entries[table.lookup.first[row] : table.lookup.first[row + 1]])
+            found = dict(table.lookup.successors(row))
             p = {t: found.get(t, 0.0) + table.lookup.rest[row] * p.get(t, 0.0) for t in {*p, *found}}
     for order in range(1, min(max_order, len(tokens)) + 1):
         if counts := following(history, tokens[-order:]):
