@@ -6,6 +6,7 @@ constant, while what lies behind it may be packed again.
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import torch
@@ -37,11 +38,14 @@ def pack(weight: Tensor, handle: int | None = None, rows: int = 8) -> int:
     if handle is None:
         handle = next(_handles)
     with torch.no_grad():
+        weight = weight.detach()
         library = native.library() if weight.dtype == torch.float32 else None
         if library is None:
-            _packed[handle] = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+            _packed[handle] = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+        elif torch.equal(weight, halved := weight.bfloat16()):
+            _packed[handle] = _chunks(halved)
         else:
-            _packed[handle] = _blocks(weight.detach(), library.linear_block())
+            _packed[handle] = _blocks(weight, library.linear_block())
     return handle
 
 
@@ -49,6 +53,18 @@ def _blocks(weight: Tensor, block: int) -> Tensor:
     """``weight`` [out, in] as [out / block, in, block], padded with zeros: the kernel reads it front to back."""
     padded = torch.nn.functional.pad(weight, (0, 0, 0, -weight.shape[0] % block))
     return padded.unflatten(0, (-1, block)).mT.contiguous()
+
+
+def _chunks(weight: Tensor) -> Tensor:
+    """``weight`` [out, in] as [out / 48, in / 32, 3, 16, 16, 2] (inputs in pairs innermost), padded with zeros."""
+    padded = torch.nn.functional.pad(weight, (0, -weight.shape[1] % 32, 0, -weight.shape[0] % 48))
+    return padded.view(padded.shape[0] // 48, 3, 16, -1, 16, 2).permute(0, 3, 1, 4, 2, 5).contiguous()
+
+
+@functools.cache
+def _has_tiles() -> int:
+    library = native.library()
+    return 0 if library is None else int(library.linear_has_tiles())
 
 
 def unpack(handle: int) -> None:
@@ -69,7 +85,11 @@ def _multiply(x: Tensor, bias: Tensor | None, handle: int, out_features: int) ->
         return result
     x = x.contiguous()
     y = x.new_empty(*x.shape[:-1], out_features)
-    native.call("linear", (x, weight, bias, y), y.numel() // out_features, x.shape[-1], out_features)
+    size = (y.numel() // out_features, x.shape[-1], out_features)
+    if weight.dtype == torch.bfloat16:
+        native.call("linear_half", (x, weight, bias, y), *size, _has_tiles())
+    else:
+        native.call("linear", (x, weight, bias, y), *size)
     return y
 
 
