@@ -112,7 +112,8 @@ def _products(device: str, dtype: torch.dtype) -> Choice:
         return Choice("torch", f"neither our kernel nor oneDNN packs {str(dtype).removeprefix('torch.')} here")
     limit = f"weights packed once, up to {PACK_LIMIT >> 30} GiB a model"
     if dtype == torch.float32 and native.library() is not None:
-        return Choice("native", limit)
+        tiles = "tile registers (AMX)" if packed.has_tiles() else "vectors"
+        return Choice("native", f"{limit}; in bfloat16, on {tiles}, those that it holds exactly")
     return Choice("oneDNN", limit)
 
 

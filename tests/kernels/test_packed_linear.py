@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
+from specdecodes.kernels import native
+from specdecodes.kernels.linear import packed
 from specdecodes.kernels.linear.packed import available, pack, packed_linear, unpack
 
 ROWS = [1, 2, 3, 8, 13, 17, 64, 300]
@@ -34,8 +38,73 @@ def test_products_agree_with_float64(dtype: torch.dtype, tolerance: float, rows:
     unpack(handle)
 
 
-def test_a_row_that_is_not_finite_stays_alone() -> None:
-    handle = pack(torch.randn(24, 16))
+NATIVE = pytest.mark.skipif(native.library() is None, reason="no C++ compiler")
+WITH_TILES = pytest.param(
+    True, marks=pytest.mark.skipif(not packed.has_tiles(), reason="this processor has no tile registers (AMX)")
+)
+"""Of a test of weights that bfloat16 holds, with and without tile registers."""
+
+
+def _exact(*shape: int) -> torch.Tensor:
+    """Random float32 that bfloat16 holds."""
+    return torch.randn(*shape).bfloat16().float()
+
+
+@NATIVE
+@pytest.mark.parametrize("tiles", [False, WITH_TILES])
+@pytest.mark.parametrize("rows", [*ROWS, 15, 16, 33])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (31, 48), (32, 49), (96, 33), (320, 1288), (1288, 50)])
+def test_weights_that_bfloat16_holds_give_products_of_float32(
+    shape: tuple[int, int], rows: int, tiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "has_tiles", lambda: tiles)
+    torch.manual_seed(rows)
+    narrow, wide = shape
+    weight, bias, x = _exact(wide, narrow), torch.randn(wide), torch.randn(2, rows, narrow)
+    handle = pack(weight)
+    assert packed._packed[handle].dtype == torch.bfloat16
+    for added in (None, bias):
+        exact = torch.nn.functional.linear(x.double(), weight.double(), None if added is None else added.double())
+        got = packed_linear(x, added, handle, wide)
+        assert got.dtype == torch.float32
+        assert _relative_error(got, exact) < 1e-6, "float32's, not bfloat16's of 4e-3"
+        for count in (1, 3):  # every row by itself, in whatever company
+            alone = packed_linear(x[:, :count].contiguous(), added, handle, wide)
+            assert torch.equal(alone, got[:, :count])
+    unpack(handle)
+
+
+@NATIVE
+@pytest.mark.parametrize("tiles", [False, WITH_TILES])
+def test_every_bit_of_an_input_counts(tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "has_tiles", lambda: tiles)
+    handle = pack(torch.eye(40))
+    scale = torch.logspace(-30, 30, 40)
+    x = torch.randn(5, 40) * scale
+    assert torch.equal(packed_linear(x, None, handle, 40), x)
+    x[1, 3], x[2, 5] = float("inf"), torch.finfo(torch.float32).max
+    got = packed_linear(x, None, handle, 40)
+    assert not got[1].isfinite().all() and torch.equal(got[[0, 2, 3, 4]], x[[0, 2, 3, 4]])
+    unpack(handle)
+
+
+@NATIVE
+def test_a_weight_that_bfloat16_does_not_hold_keeps_its_bits() -> None:
+    weight = torch.eye(3)
+    weight[1, 1] = 1 + 2**-20
+    handle = pack(weight)
+    assert packed._packed[handle].dtype == torch.float32
+    assert torch.equal(packed_linear(torch.ones(1, 3), None, handle, 3)[0], weight.diagonal())
+    unpack(handle)
+
+
+@pytest.mark.parametrize("tiles", [False, WITH_TILES])
+@pytest.mark.parametrize("make", [torch.randn, _exact])
+def test_a_row_that_is_not_finite_stays_alone(
+    make: Callable[..., torch.Tensor], tiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "has_tiles", lambda: tiles)
+    handle = pack(make(24, 16))
     x = torch.randn(1, 5, 16)
     x[0, 3] = float("nan")
     finite = packed_linear(x, None, handle, 24).isfinite().all(-1)

@@ -1,4 +1,4 @@
-"""Weight products of few rows on a CPU, over weights that were packed once: our own kernel, else oneDNN.
+"""Weight products of few rows on a CPU, over weights that were packed once: our own kernels, else oneDNN.
 
 Packed weights cannot be traced by ``torch.compile``, so the op takes a handle: an int that a graph holds as a
 constant, while what lies behind it may be packed again.
@@ -32,6 +32,8 @@ def available(dtype: torch.dtype) -> bool:
 def pack(weight: Tensor, handle: int | None = None, rows: int = 8) -> int:
     """Pack ``weight`` [out, in] for products of about ``rows`` rows (any number works); returns the handle.
 
+    A float32 weight that bfloat16 holds exactly is kept in bfloat16; its products are those of float32 all the same.
+
     Args:
         handle: replace what lies behind this one; None makes a new one.
     """
@@ -62,9 +64,10 @@ def _chunks(weight: Tensor) -> Tensor:
 
 
 @functools.cache
-def _has_tiles() -> int:
+def has_tiles() -> bool:
+    """Whether the processor multiplies bfloat16 in tile registers (AMX) and this process may use them."""
     library = native.library()
-    return 0 if library is None else int(library.linear_has_tiles())
+    return library is not None and bool(library.linear_has_tiles())
 
 
 def unpack(handle: int) -> None:
@@ -87,7 +90,7 @@ def _multiply(x: Tensor, bias: Tensor | None, handle: int, out_features: int) ->
     y = x.new_empty(*x.shape[:-1], out_features)
     size = (y.numel() // out_features, x.shape[-1], out_features)
     if weight.dtype == torch.bfloat16:
-        native.call("linear_half", (x, weight, bias, y), *size, _has_tiles())
+        native.call("linear_half", (x, weight, bias, y), *size, int(has_tiles()))
     else:
         native.call("linear", (x, weight, bias, y), *size)
     return y

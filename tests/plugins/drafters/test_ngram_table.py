@@ -36,7 +36,7 @@ def entries(table: NgramTable) -> dict[tuple[int, ...], dict[int, float]]:
         while key:
             context.insert(0, (key & (1 << KEY_BITS) - 1) - 1)
             key >>= KEY_BITS
-        found[tuple(context)] = dict(lookup.entries[lookup.first[row] : lookup.first[row + 1]])
+        found[tuple(context)] = dict(lookup.successors(row))
     return found
 
 
@@ -70,7 +70,7 @@ def test_build_counts_what_a_plain_loop_counts(vocab_size: int) -> None:
 def test_what_the_successors_leave_over_goes_to_the_shorter_suffix() -> None:
     lookup = NgramTable.build([[1, 2, 1, 2, 1, 3]], 4, min_counts=(1,)).lookup
     row = lookup.rows[1][2]  # after token 1: 2, 2, 3
-    kept = sum(p for _, p in lookup.entries[lookup.first[row] : lookup.first[row + 1]])
+    kept = sum(p for _, p in lookup.successors(row))
     assert lookup.rest[row] == pytest.approx(1 - kept)
     assert kept == pytest.approx(1.5 / 3, rel=0.05)
     assert all(0 < rest <= 1 for rest in lookup.rest)
