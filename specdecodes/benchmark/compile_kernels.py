@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,14 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from specdecodes.benchmark.provenance import write_measurement
+from specdecodes.benchmark.shapes import SHAPES, AttentionSizes, DeltaSizes, Mamba2Sizes, S6Sizes
 from specdecodes.cli.arguments import OneLineParser, check_out, run_reporting_errors
 from specdecodes.kernels.causal_conv import triton as conv
 from specdecodes.kernels.gated_delta import triton as delta
 from specdecodes.kernels.kv_gather import triton as gather
 from specdecodes.kernels.mamba2_scan import triton as scan
 from specdecodes.kernels.s6_scan import triton as s6
+from specdecodes.kernels.tree_attention import triton as attention
 
 PROG = "python -m specdecodes.benchmark.compile_kernels"
 EXAMPLE = f"""\
@@ -41,12 +43,8 @@ COUNTS = (13, 32, 64)
 """Tree sizes: one for each row tile; larger trees take one of these several times."""
 S6_COUNTS = (13, 32, 64, 128)
 """Tree sizes of S6 scans, which hold a whole tree."""
-DELTA_SIZE = (32, 128, 128)
-"""Heads, key dim and value dim of Qwen3-Next 80B and of Kimi-Linear 48B, which has a decay per key channel."""
-HEAD_DIM = 128
-"""Of the attention layers of the models above."""
-S6_SIZE = (5120, 16)
-"""Channels and state dim of Mamba 2.8B; Falcon-Mamba and Jamba, with more channels, run the same kernels."""
+FALCON_H1 = Mamba2Sizes(heads=24, head_dim=128, groups=1, state_dim=256, taps=4, layers=44)
+"""Falcon-H1 7B has the largest states."""
 LENGTH = 4
 """Of a path; up to 16 nodes the kernels are the same."""
 OPTIONS = ("num_warps", "num_stages")
@@ -54,32 +52,10 @@ POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A mixer: heads, head dim, groups, state dim; heads (and groups) that share channels of the conv; conv taps."""
-
-    heads: int
-    head_dim: int
-    groups: int
-    state_dim: int
-    shared: int = 1
-    taps: int = 4
-
-
-SHAPES = {
-    "MambaInLlama 8B": Shape(32, 128, 32, 128, shared=4),
-    "MambaInLlama 3B": Shape(24, 128, 24, 128, shared=3),
-    "Mamba-2 2.7B": Shape(80, 64, 1, 128),
-    "Bamba 9B": Shape(128, 64, 1, 128),
-    "Falcon-H1 7B": Shape(24, 128, 1, 256),
-    "embedded": Shape(8, 64, 1, 32),
-}
-
-
-@dataclass(frozen=True)
 class Case:
     """One kernel to compile: its constants and options, and the types of its pointers (float32 where none is given).
 
-    All other arguments are int32.
+    All other arguments are int32, where ``pointers`` does not say otherwise.
     """
 
     name: str
@@ -99,30 +75,36 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """Every kernel in every configuration that the launchers choose for ``SHAPES``, each once."""
+    """Every kernel in every configuration that the launchers choose for the models of ``SHAPES``, each once."""
     seen = []
-    for shape in SHAPES.values():
-        for dtype in POINTERS:
-            for case in (*_scans(shape, dtype), *_jumps(shape, dtype), _conv(shape, dtype)):
-                if case not in seen:
-                    seen.append(case)
-                    yield case
-    for dtype in POINTERS:
-        yield from (*_s6(dtype), *_delta(dtype), *_gathers(dtype))
+    makers: dict[type[Any], Sequence[Callable[[Any, torch.dtype], Iterator[Case]]]] = {
+        Mamba2Sizes: (_scans, _jumps, _conv),
+        S6Sizes: (_s6,),
+        DeltaSizes: (_delta,),
+        AttentionSizes: (_gathers, _attention),
+    }
+    for kind, made in makers.items():
+        found = [shape.sizes[kind] for shape in SHAPES.values() if kind in shape.sizes]
+        for sizes in (*found, FALCON_H1) if kind is Mamba2Sizes else found:
+            for dtype in POINTERS:
+                for case in (case for maker in made for case in maker(sizes, dtype)):
+                    if case not in seen:
+                        seen.append(case)
+                        yield case
 
 
-def _mixer(shape: Shape) -> dict[str, int]:
-    return {"H": shape.heads, "P": shape.head_dim, "G": shape.groups, "N": shape.state_dim}
+def _mixer(sizes: Mamba2Sizes) -> dict[str, int]:
+    return {"H": sizes.heads, "P": sizes.head_dim, "G": sizes.groups, "N": sizes.state_dim}
 
 
-def _scans(shape: Shape, dtype: torch.dtype) -> Iterator[Case]:
+def _scans(shape: Mamba2Sizes, dtype: torch.dtype) -> Iterator[Case]:
     types = _types(dtype, "p_x p_B p_C", p_ancestors="*u8")
     for count in COUNTS:
         config = scan.scan_config(count, shape.head_dim, shape.state_dim, dtype)
         yield Case("tree_scan", scan.tree_scan_kernel, {**_mixer(shape), "SKIP": True, **config}, types)
 
 
-def _jumps(shape: Shape, dtype: torch.dtype) -> Iterator[Case]:
+def _jumps(shape: Mamba2Sizes, dtype: torch.dtype) -> Iterator[Case]:
     flags = dict.fromkeys(("HAS_BIAS", "HAS_DT_BIAS", "SOFTPLUS", "SILU"), True)
     types = _types(dtype, "p_windows p_inputs p_dt p_weight p_bias p_dt_bias", p_path="*i64")
     config = scan.jump_config(LENGTH, shape.head_dim, shape.state_dim)
@@ -132,14 +114,14 @@ def _jumps(shape: Shape, dtype: torch.dtype) -> Iterator[Case]:
     yield Case("jump_windows", scan.jump_windows_kernel, {"W": shape.taps, **tiles}, types)
 
 
-def _conv(shape: Shape, dtype: torch.dtype) -> Case:
+def _conv(shape: Mamba2Sizes, dtype: torch.dtype) -> Iterator[Case]:
     types = _types(dtype, "p_x p_window p_weight p_bias p_y", p_index="*i64")
     constants = {"W": shape.taps, "HAS_BIAS": True, "SILU": True, **conv.CONFIG}
-    return Case("tree_conv", conv.tree_conv_kernel, constants, types)
+    yield Case("tree_conv", conv.tree_conv_kernel, constants, types)
 
 
-def _s6(dtype: torch.dtype) -> Iterator[Case]:
-    channels, state_dim = S6_SIZE
+def _s6(sizes: S6Sizes, dtype: torch.dtype) -> Iterator[Case]:
+    channels, state_dim = sizes.channels, sizes.state_dim
     types = _types(dtype, "p_x p_B p_C p_D p_y", p_parents="*i64")
     for count in S6_COUNTS:
         config = s6.scan_config(count, channels, state_dim)
@@ -148,20 +130,30 @@ def _s6(dtype: torch.dtype) -> Iterator[Case]:
     yield Case("s6_jump", s6.jump_kernel, {"N": state_dim, **config}, _types(dtype, "p_x p_B"))
 
 
-def _delta(dtype: torch.dtype) -> Iterator[Case]:
-    heads, key_dim, value_dim = DELTA_SIZE
+def _delta(sizes: DeltaSizes, dtype: torch.dtype) -> Iterator[Case]:
     types = _types(dtype, "p_v p_beta", p_ancestors="*u8")
-    for decays in (1, key_dim):
-        config = delta.scan_config(key_dim, value_dim, decays, dtype)
-        constants = {"H": heads, "K": key_dim, "V": value_dim, "E": decays, **config}
-        yield Case("delta_tree_scan", delta.tree_scan_kernel, constants, types)
+    config = delta.scan_config(sizes.key_dim, sizes.value_dim, sizes.decays, dtype)
+    constants = {"H": sizes.heads, "K": sizes.key_dim, "V": sizes.value_dim, "E": sizes.decays, **config}
+    yield Case("delta_tree_scan", delta.tree_scan_kernel, constants, types)
 
 
-def _gathers(dtype: torch.dtype) -> Iterator[Case]:
+def _gathers(sizes: AttentionSizes, dtype: torch.dtype) -> Iterator[Case]:
+    dim = sizes.head_dim
     types = _types(dtype, "p_keys p_values", p_source="*i64")
     for length in (LENGTH, max(S6_COUNTS)):
-        config = gather.gather_config(length, HEAD_DIM, HEAD_DIM)
-        yield Case("kv_gather", gather.move_rows_kernel, {"K": HEAD_DIM, "V": HEAD_DIM, **config}, types)
+        config = gather.gather_config(length, dim, dim)
+        yield Case("kv_gather", gather.move_rows_kernel, {"K": dim, "V": dim, **config}, types)
+
+
+def _attention(sizes: AttentionSizes, dtype: torch.dtype) -> Iterator[Case]:
+    types = _types(dtype, "p_q p_keys p_values", p_lengths="*i64", p_ancestors="*u8", scale="fp32")
+    times, dim = sizes.heads // sizes.kv_heads, sizes.head_dim
+    heads = {"G": sizes.kv_heads, "R": times, "V": dim}
+    for count in (1, *COUNTS):
+        config = attention.piece_config(count * times, dim, dim, dtype)
+        yield Case("attention_piece", attention.piece_kernel, {**heads, "K": dim, **config}, types)
+        tiles = {name: config[name] for name in ("BM", "BV")}
+        yield Case("attention_merge", attention.merge_kernel, {**heads, **tiles}, _types(dtype, "p_y"))
 
 
 def _types(dtype: torch.dtype, names: str, **others: str) -> dict[str, str]:
@@ -188,7 +180,7 @@ def compiled(case: Case, capability: int) -> dict[str, Any]:
 def _type(name: str, case: Case) -> str:
     if name in case.constants:
         return "constexpr"
-    return case.pointers.get(name, "*fp32") if name.startswith("p_") else "i32"
+    return case.pointers.get(name, "*fp32" if name.startswith("p_") else "i32")
 
 
 def resources(ptx: str, capability: int) -> dict[str, int]:
@@ -253,7 +245,9 @@ def _main(argv: list[str] | None) -> int:
 
 def _line(row: dict[str, Any], problem: str | None) -> str:
     tiles = " ".join(f"{name}={value}" for name, value in row["settings"].items() if not isinstance(value, bool))
-    kind = next(row["pointers"][name] for name in ("p_x", "p_inputs", "p_v", "p_keys") if name in row["pointers"])
+    kind = next(
+        row["pointers"][name] for name in ("p_x", "p_inputs", "p_v", "p_keys", "p_y") if name in row["pointers"]
+    )
     taken = f"{row['registers']} registers, {row['spilled_bytes']} spilled, {row['shared_bytes']} shared"
     return f"{row['kernel']} sm_{row['capability']} {kind} {tiles}: {taken}" + (f"; {problem}" if problem else "")
 

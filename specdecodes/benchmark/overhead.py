@@ -184,7 +184,7 @@ def _stub(target: Target) -> None:
         target._scored = target._in_flight = None
 
     target._forward_tree = cast("Any", forward_tree)
-    target.commit = commit  # type: ignore[method-assign]
+    target.commit = cast("Any", commit)  # type: ignore[method-assign]
     if isinstance(target, SlotRunner):
         target._forward_expand = lambda current, ids, *where: prepared[:, : ids.shape[1]]
         target.move = lambda slots: None  # type: ignore[method-assign]

@@ -19,6 +19,10 @@ def print_found(found: Found, console: Console) -> None:
     steps = ", ".join(f"{name} {value:.3f} ms" for name, value in found.plain_ms.items())
     console.print(f"{found.shape}: {found.parameters / 1e6:.1f}M parameters, {found.dtype}, {found.device}")
     console.print(f"one-token steps: {steps}; a plain step is the fastest, {found.plain}")
+    share = found.floor_ms / found.plain_ms[found.plain]
+    speed = f"the {found.copied / 1e9:.1f} GB/s of a copy"
+    weights = f"{found.weight_bytes / 1e6:.1f} MB, {found.floor_ms:.3f} ms"
+    console.print(f"weights: {weights} at {speed}, {share:.0%} of a plain step")
     if "compiled" in found.plain_ms:
         gain = found.plain_ms["eager"] / found.plain_ms["compiled"]
         took, sizes = found.first_round_seconds["compiled"], len({row.nodes for row in found.rows})
@@ -31,6 +35,9 @@ def print_found(found: Found, console: Console) -> None:
     for way, parts in found.decode.items():
         own = ", ".join(f"{name} {value:.3f}" for name, value in parts.items() if name != "tau")
         console.print(f"a step of stree, 13 nodes, {way}: {own} ms; {parts['tau']:.2f} tokens a step")
+    for way, gpu in found.gpu.items():
+        told = f"wall {gpu['wall_ms']:.3f}, GPU busy {gpu['busy_ms']:.3f}, idle {gpu['idle_ms']:.3f} ms"
+        console.print(f"a step of stree on the GPU, {way}: {told}; {gpu['waits']:.1f} synchronisations")
     if found.kept_bytes is not None:
         console.print(f"kept for the commit: {found.kept_bytes / 1e3:.2f} kB per node and recurrent layer")
 

@@ -7,14 +7,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from specdecodes.benchmark.kernels.timing import measure_roofline
 from specdecodes.benchmark.shapes import shape_named
+from specdecodes.benchmark.step_device import device_share
 from specdecodes.benchmark.step_ways import Stock, Way, build_model, random_ids, seconds, weight_count
+from specdecodes.core.decoder import Decoder, Generation
 from specdecodes.core.load import load
 from specdecodes.models.loading import parse_device, parse_dtype
 
 NODES = (1, 4, 8, 13, 16, 32, 64, 128)
+COPIES = 10
+"""Large copies, of which the fastest counts."""
+NEW_TOKENS = 64
+"""Of an answer of the whole decode steps."""
 DECODE_TREE = "3,2.1,2.1,3"
 """STree's 13 nodes, for the whole decode steps."""
 
@@ -74,15 +82,20 @@ class Found:
 
     Attributes:
         weight_bytes: of the weights that a step reads, the rows of the input embedding left out.
+        copied: bytes a second of a large copy, read and written; floor_ms: what the weights take at that speed, in
+            their dtype.
         plain_ms: one-token steps by way, medians. plain: the fastest of them, the unit of the ratios.
         kept_bytes: what scoring keeps of a tree for its commit, per node and recurrent layer.
         first_round_seconds: of one step of every size, by way: what compiling them takes, where that is done.
         decode: per way, milliseconds of the parts of a whole step of ``stree``.
+        gpu: on CUDA, per way, how much of such a step the GPU works (see ``step_device.device_share``).
     """
 
     shape: str
     parameters: int
     weight_bytes: int
+    copied: float
+    floor_ms: float
     dtype: str
     device: str
     plain_ms: dict[str, float]
@@ -91,6 +104,7 @@ class Found:
     kept_bytes: float | None
     first_round_seconds: dict[str, float]
     decode: dict[str, dict[str, float]] = field(default_factory=dict)
+    gpu: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def measure(settings: Settings, say: Callable[[str], None] = lambda line: None) -> Found:
@@ -109,10 +123,16 @@ def measure(settings: Settings, say: Callable[[str], None] = lambda line: None) 
     plain, trees = _rounds(ways, stock, settings, say)
     fastest = min(plain, key=lambda name: statistics.median(plain[name]))
     say("decode steps")
+    decoders = {name: _decoder(model, settings, compile=name == "compiled") for name in names}
+    ids = random_ids(ways[0].target.vocab_size, settings.context, device)
+    weight_bytes = weight_count(model)[0] * model.dtype.itemsize
+    copied = measure_roofline(device, model.dtype, COPIES).bandwidth
     return Found(
         shape=settings.shape,
         parameters=sum(each.numel() for each in model.parameters()),
-        weight_bytes=weight_count(model)[0] * model.dtype.itemsize,
+        weight_bytes=weight_bytes,
+        copied=copied,
+        floor_ms=weight_bytes / copied * 1e3,
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(device),
         plain_ms={name: statistics.median(found) * 1e3 for name, found in plain.items()},
@@ -120,7 +140,12 @@ def measure(settings: Settings, say: Callable[[str], None] = lambda line: None) 
         rows=[_row(*key, found, plain[fastest], plain[key[0]]) for key, found in trees.items()],
         first_round_seconds=warm_up,
         kept_bytes=ways[0].kept_bytes(max(settings.nodes)),
-        decode={name: decode_step(model, settings, compile=name == "compiled") for name in names},
+        decode={name: decode_step(decoder, ids) for name, decoder in decoders.items()},
+        gpu={
+            name: device_share(lambda: len(_answer(decoder, ids).accept_lengths))  # noqa: B023 - called at once
+            for name, decoder in decoders.items()
+            if device.type == "cuda"
+        },
     )
 
 
@@ -143,16 +168,23 @@ def _rounds(
     return plain, trees
 
 
-def decode_step(model: PreTrainedModel, settings: Settings, *, compile: bool, new_tokens: int = 64) -> dict[str, float]:
-    """Milliseconds per step of ``stree`` with 13 nodes: draft, verify, commit, host; and its tokens per step.
+def _decoder(model: PreTrainedModel, settings: Settings, *, compile: bool) -> Decoder:
+    """``stree`` with 13 nodes.
 
     Raises:
         ValueError: no such drafter, or one that does not fit the model.
     """
     # Only the embedded target has default drafters of its own, and only a model with a vocabulary in common can draft.
-    decoder = load(model, settings.draft, mode="stree", tree=DECODE_TREE, compile=compile)
-    ids = random_ids(decoder.target.vocab_size, settings.context, model.device)
-    answers = [decoder.generate(ids, max_new_tokens=new_tokens, ignore_eos=True) for _ in range(4)]
+    return load(model, settings.draft, mode="stree", tree=DECODE_TREE, compile=compile)
+
+
+def _answer(decoder: Decoder, ids: Tensor) -> Generation:
+    return decoder.generate(ids, max_new_tokens=NEW_TOKENS, ignore_eos=True)
+
+
+def decode_step(decoder: Decoder, ids: Tensor) -> dict[str, float]:
+    """Milliseconds per step of decoding after ``ids``: draft, verify, commit, host; and its tokens per step."""
+    answers = [_answer(decoder, ids) for _ in range(4)]
     steps = sum(len(answer.accept_lengths) for answer in answers[1:])
     parts = {name: sum(each.timings[name] for each in answers[1:]) / steps * 1e3 for name in answers[0].timings}
     return {

@@ -129,7 +129,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, *draft_names: str) -> N
     group = parser.add_argument_group("model")
     add_target_arguments(group)
     add_draft_argument(group, *draft_names, help=DRAFT_HELP)
-    group.add_argument("--compile", "--cg", action="store_true", help="compile or capture the forwards")
+    group.add_argument(
+        "--compile", "--cg", action="store_true", help="compile the forwards, and capture them as graphs on CUDA"
+    )
     add_length_argument(group)
     group.add_argument(
         "--lossless-only", action="store_true", help="refuse modes and verifiers that are lossy ('specdecodes plugins')"

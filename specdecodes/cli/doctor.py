@@ -12,7 +12,7 @@ import torch
 
 from specdecodes.benchmark.provenance import versions
 from specdecodes.cli.arguments import OneLineParser, run_reporting_errors
-from specdecodes.kernels import native
+from specdecodes.kernels import installed, native
 from specdecodes.kernels.choice import Choice, decide
 from specdecodes.kernels.linear import packed
 from specdecodes.kernels.switch import SWITCH, wanted
@@ -84,7 +84,6 @@ def served(device: str, dtype: torch.dtype) -> list[Served]:
     chosen = decide(device, dtype)
     step = chosen if chosen.form != "triton" else Choice("naive", "a step has no Triton kernel")
     only_triton = chosen if chosen.form != "native" else Choice("naive", "no C++ kernel, only Triton's")
-    prefill = Choice("naive", "a sequence has no kernel of ours, and others' are not used")
     forms = {
         "mamba2 tree scan": chosen,
         "mamba2 jump": chosen,
@@ -92,16 +91,25 @@ def served(device: str, dtype: torch.dtype) -> list[Served]:
         "tree conv": chosen,
         "step conv": step,
         "weight products": _products(device, dtype),
-        "prefill conv": prefill,
-        "prefill scan": prefill,
+        "prefill conv": installed.CONV.decide(device, dtype),
+        "prefill scan, Mamba-2": installed.MAMBA2.decide(device, dtype),
+        "prefill scan, gated delta": installed.GATED_DELTA.decide(device, dtype),
+        "prefill scan, Kimi delta": installed.KIMI_DELTA.decide(device, dtype),
+        "prefill scan, S6": Choice("naive", "plain torch; others' kernels start from no state"),
         "S6 tree scan and jump": only_triton,
         "delta-rule tree scan": only_triton,
         "kv gather": only_triton,
-        "attention": Choice(
-            "torch", "transformers' sdpa or eager, as the model is loaded; flash-attn has no tree mask"
-        ),
+        "tree attention": _attention(chosen),
     }
     return [Served(op, *choice) for op, choice in forms.items()]
+
+
+def _attention(chosen: Choice) -> Choice:
+    """Which form lets the nodes of a tree attend."""
+    stock = "transformers' sdpa or eager, as the model is loaded; flash-attn has no tree mask"
+    if chosen.form != "triton":
+        return Choice("torch", stock)
+    return Choice("triton", f"{chosen.why}; models with sdpa and without windows. Others: {stock}")
 
 
 def _products(device: str, dtype: torch.dtype) -> Choice:

@@ -63,6 +63,7 @@ class DecodeState:
         self.scores: Tensor | None = None
         self.logits = torch.empty(0)
         self._emitted: list[list[int]] = []
+        self._clipped: tuple[Verdict, list[list[int]]] | None = None
 
     @property
     def finished(self) -> bool:
@@ -95,10 +96,13 @@ class DecodeState:
         of them is never committed (it is the next root), so a row cut after j + 1 tokens keeps j accepted nodes.
         """
         on_path = tree.tokens.gather(1, verdict.path.clamp(min=0))
-        host = torch.cat([verdict.num_accepted[:, None], verdict.bonus[:, None], on_path], dim=1).tolist()
+        numbers = (verdict.num_accepted[:, None], verdict.bonus[:, None], verdict.path, on_path)
+        host = torch.cat(numbers, dim=1).tolist()
+        width = verdict.path.shape[1]
         self._emitted = []
-        keep, last = [], []
-        for row, (accepted, bonus, _, *drafted) in enumerate(host):
+        keep, last, nodes = [], [], []
+        for row, (accepted, bonus, *both) in enumerate(host):
+            drafted = both[width + 1 :]  # behind the root
             emitted = [*drafted[:accepted], bonus]
             if self.done[row]:
                 emitted = emitted[:1]
@@ -108,12 +112,23 @@ class DecodeState:
             self._emitted.append(emitted)
             keep.append(len(emitted) - 1)
             last.append(emitted[-1])
-        if keep == [row[0] for row in host]:
-            return verdict
+            nodes.append(both[: len(emitted)])
+        if keep != [row[0] for row in host]:
+            verdict = self._cut(verdict, keep, last)
+        self._clipped = (verdict, nodes)
+        return verdict
+
+    @staticmethod
+    def _cut(verdict: Verdict, keep: Sequence[int], last: Sequence[int]) -> Verdict:
+        """The first ``keep`` accepted nodes of every row; ``last``: the drafted tokens that end the rows."""
         num_accepted = torch.tensor(keep, device=verdict.path.device)
         column = torch.arange(verdict.path.shape[1], device=verdict.path.device)
         path = verdict.path.masked_fill(column > num_accepted[:, None], -1)
         return Verdict(path, num_accepted, torch.tensor(last, device=verdict.path.device))
+
+    def nodes_of(self, verdict: Verdict) -> list[list[int]] | None:
+        """Per row, the nodes of ``verdict.path`` on the host, if it is what :meth:`clip` returned last."""
+        return self._clipped[1] if self._clipped is not None and self._clipped[0] is verdict else None
 
     def advance(self, verdict: Verdict) -> None:
         """Emit what :meth:`clip` kept; stop strings end a row at the token that completes them."""

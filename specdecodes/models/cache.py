@@ -44,8 +44,8 @@ class AttentionRows:
             assert self.values is not None
             self.values = torch.nn.functional.pad(self.values, (0, 0, 0, extra))
 
-    def write(self, positions: Tensor, keys: Tensor, values: Tensor, visible: int) -> tuple[Tensor, Tensor]:
-        """Write rows [B, heads, n, head dim] at ``positions`` [n]; returns the first ``visible`` positions."""
+    def write(self, positions: Tensor, keys: Tensor, values: Tensor, visible: int | None) -> tuple[Tensor, Tensor]:
+        """Write rows [B, heads, n, head dim] at ``positions`` [n]; returns the first ``visible`` positions, or all."""
         assert self.keys is not None and self.values is not None
         self.keys.index_copy_(2, positions, keys)
         self.values.index_copy_(2, positions, values)

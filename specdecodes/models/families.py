@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
+
+from specdecodes.kernels import choice
 
 SUPPORTED = {
     "llama": "attention",
@@ -158,6 +161,23 @@ def causal_config(config: Any) -> Any:  # noqa: ANN401
     known: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     text = config.get_text_config()
     return text if known is not None and known.config_class is type(text) else config
+
+
+def splits_attention(model: PreTrainedModel, signature: Signature) -> bool:
+    """Whether trees are scored by ``kernels/tree_attention`` instead of stock attention under a mask.
+
+    Where its Triton form serves, in models whose layers ask transformers for sdpa and all see everything.
+    """
+    config = model.config
+    attention = [type(module) for module in model.modules() if type(module).__name__.endswith("Attention")]
+    return (
+        choice.serves("triton", model.device.type, model.dtype)
+        and signature.attention
+        and not signature.slides
+        and getattr(config, "_attn_implementation", None) == "sdpa"
+        and all(hasattr(sys.modules[kind.__module__], "ALL_ATTENTION_FUNCTIONS") for kind in attention)
+        and getattr(config, "attn_logit_softcapping", None) is None
+    )
 
 
 def signature_of(model: PreTrainedModel) -> Signature:

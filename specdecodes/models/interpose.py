@@ -3,7 +3,8 @@
 Since transformers 5.15 every recurrent mixer calls module-level functions for its convolution and its
 scan. :func:`install` replaces those names, process-wide and once per modeling file, by dispatchers that
 hand the call to the pass under way in this thread and fall through to the stock function when there is
-none, or when it does not serve the op. Projections, norms, multipliers, experts and attention stay stock code.
+none, or when it does not serve the op. So is transformers' sdpa, which only trees on a GPU are served by us.
+Projections, norms, multipliers, experts and all other attention stay stock code.
 
 The pass travels in a ``threading.local``: ``torch.compile`` traces an attribute of it, and cannot trace
 a ``contextvars.ContextVar``.
@@ -21,6 +22,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from specdecodes.models.families import RefusedError
 
@@ -28,7 +30,8 @@ from specdecodes.models.families import RefusedError
 class Pass(Protocol):
     """What serves the rebound ops during one forward: a method per op, named after it; what it lacks stays stock.
 
-    ``linear(layer, x)`` serves the weight products of packed layers (see ``models/products.py``).
+    ``linear(layer, x)`` serves the weight products of packed layers (see ``models/products.py``), ``sdpa_attention``
+    transformers' attention function of that name.
     """
 
     def causal_conv1d_fn(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -91,14 +94,21 @@ def modeling_modules(model: nn.Module) -> list[ModuleType]:
     return [sys.modules[name] for name in names if name in sys.modules]
 
 
+ATTENTION = "sdpa"
+"""The one attention function of transformers that a pass may serve, as its method ``sdpa_attention``."""
+
+
 def install(model: nn.Module) -> set[str]:
-    """Rebind the ops of all modeling files behind ``model``; returns the names of the ops found there.
+    """Rebind the ops of all modeling files behind ``model``, and sdpa; returns the names of the ops found there.
 
     Raises:
         RefusedError: an op's signature is not the one we know, or a recurrent mixer calls none of our ops (a version of
             transformers that we have not seen).
     """
     _check_present(model)
+    if not _rebound.setdefault(ATTENTION, set()):
+        _rebound[ATTENTION].add(ATTENTION)
+        ALL_ATTENTION_FUNCTIONS[ATTENTION] = _dispatcher("sdpa_attention", ALL_ATTENTION_FUNCTIONS[ATTENTION])
     found: set[str] = set()
     for module in modeling_modules(model):
         done = _rebound.setdefault(module.__name__, set())

@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from specdecodes.core.tree import Topology
 from specdecodes.kernels.linear.packed import packed_linear
+from specdecodes.kernels.tree_attention import tree_attention
 from specdecodes.models.cache import TreeCache
 from specdecodes.models.products import PackedLinear
 from specdecodes.models.recurrences import SCANS, STEPS
@@ -25,7 +26,8 @@ class CachedPass:
 
     Attributes:
         positions: int64 [T], where this pass writes in the attention caches.
-        visible: how many cached positions attention sees; the mask hides what is not the node's own path.
+        visible: how many cached positions attention sees (None: all there are); the mask hides what is not the
+            node's own path.
         clamps: whether the op's limits on step sizes apply. Stock one-token steps ignore them, so all but prefill do.
     """
 
@@ -34,8 +36,17 @@ class CachedPass:
     def __init__(self, cache: TreeCache) -> None:
         self.cache = cache
         self.positions: Tensor = torch.empty(0)
-        self.visible = 0
+        self.visible: int | None = 0
         self.layer = RecurrentLayer(-1)
+
+    def tensors(self) -> dict[str, Any]:
+        """What the next forward reads beside its arguments, by attribute."""
+        return {}
+
+    def use(self, tensors: dict[str, Any]) -> None:
+        """Let the next forward read these: :meth:`tensors` of this pass, or copies of them."""
+        for name, value in tensors.items():
+            setattr(self, name, value)
 
     def enter(self, layer_idx: int) -> None:
         """The next ops belong to this layer."""
@@ -84,6 +95,7 @@ class SequencePass(CachedPass):
 
     def attend(self, layer_idx: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Make room first: this is the only pass that may be the first of its cache."""
+        assert self.visible is not None
         self.cache.attention_rows(layer_idx).reserve(self.visible, keys, values)
         return super().attend(layer_idx, keys, values)
 
@@ -120,6 +132,7 @@ class TreePass(CachedPass):
     Args:
         keep: ``inputs`` (what a jump needs), ``states`` (one window and state per node) or ``nothing``.
         by_level: whether adapters may walk down the levels of a tree, where they prefer that.
+        splits: attention is split into prefix and tree (see ``kernels/tree_attention``) and needs no mask.
 
     Attributes:
         ancestors, parents, levels: of the tree (see ``recurrences.layer.ScoredTree``).
@@ -127,9 +140,12 @@ class TreePass(CachedPass):
             kept, [B, T, ...] each.
     """
 
-    def __init__(self, cache: TreeCache, keep: str, by_level: bool = True) -> None:
+    def __init__(self, cache: TreeCache, keep: str, by_level: bool = True, splits: bool = False) -> None:
         super().__init__(cache)
         self.keep = keep
+        self.splits = splits
+        if splits:
+            self.sdpa_attention = self._attend_tree
         self.by_level = by_level and cache.recurrence.by_level
         self.ancestors: Tensor = torch.empty(0)
         self.parents: Tensor = torch.empty(0)
@@ -144,6 +160,10 @@ class TreePass(CachedPass):
         for width in {layer.window.shape[-1] for layer in self.cache.recurrent.values() if layer.window is not None}:
             self.window_index[width] = topology.windows(width)
 
+    def tensors(self) -> dict[str, Any]:
+        """See the base; levels are for CPUs."""
+        return {"ancestors": self.ancestors, "parents": self.parents, "window_index": dict(self.window_index)}
+
     def clear(self) -> None:
         """Forget what was kept."""
         self.convs: dict[int, Tensor] = {}
@@ -152,6 +172,21 @@ class TreePass(CachedPass):
     def attend(self, layer_idx: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """A row that is not finite would reach every node through 0 * nan in the weighted sum of values."""
         return super().attend(layer_idx, torch.nan_to_num(keys, 0.0, 0.0, 0.0), torch.nan_to_num(values, 0.0, 0.0, 0.0))
+
+    def _attend_tree(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        dropout: float = 0.0,
+        scaling: float | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, None]:
+        """Transformers' attention function; the nodes' own positions begin where the committed ones end."""
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return tree_attention(query, key, value, self.positions[:1], self.ancestors, scale), None
 
     def causal_conv1d_fn(
         self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **_: Any
@@ -188,6 +223,10 @@ class ExpandPass(CachedPass):
         self.slots: Tensor = torch.empty(0)
         self.windows: dict[int, Tensor] = {}
         self.states: dict[int, Tensor] = {}
+
+    def tensors(self) -> dict[str, Any]:
+        """See the base."""
+        return {"parents": self.parents, "slots": self.slots}
 
     def causal_conv1d_fn(
         self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **_: Any

@@ -47,8 +47,9 @@ class SlotRunner(Target):
         self.max_slots = max_slots
         self.tokens_run = 0
         self.num_slots = 0
+        self._buffers: list[Tensor] = []
         self._expand_pass = ExpandPass(self.cache)
-        self._forward_expand = self._compiled(self._forward_at)
+        self._forward_expand = self._captured(self._forward_at)
         # Row 0 is the root's for good; a slot's row is written when it is run, from its parent's.
         lowest = torch.finfo(self.dtype).min
         self._masks = torch.full((max_slots, max_slots), lowest, dtype=self.dtype, device=self.device)
@@ -58,7 +59,6 @@ class SlotRunner(Target):
         self._slots = torch.arange(max_slots, device=self.device)
         self._root = self._slots[:1]
         self._committed = torch.tensor([max_slots], device=self.device)
-        self._buffers: list[Tensor] = []
 
     @torch.inference_mode()
     def catch_up(self, tokens: Sequence[int]) -> Tensor:
@@ -116,6 +116,10 @@ class SlotRunner(Target):
         for buffer in self._buffers:
             buffer[:, -1] = buffer[:, slots[-1]]
         self.cache.length += len(slots)
+
+    def _moved(self) -> list[Tensor]:
+        """See the base: with those of all slots."""
+        return self._buffers or super()._moved()
 
     def _make_slots(self) -> None:
         """Per stack, buffers [layers, S + 1, C, W] and [layers, S + 1, ...]; the last row is the committed one."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdecodes.core.tree import Topology, Tree
 from specdecodes.models.cache import TreeCache
-from specdecodes.models.families import check_supported, signature_of
+from specdecodes.models.captured import Captured, recorder_for
+from specdecodes.models.compiled import compiled
+from specdecodes.models.families import check_supported, signature_of, splits_attention
 from specdecodes.models.interpose import install, serving
 from specdecodes.models.masks import Masks, behind_prefix, by_kind, causal_mask, each_mask, positions_behind_prefix
 from specdecodes.models.passes import CachedPass, SequencePass, StepPass, TreePass
@@ -36,7 +37,8 @@ class Target:
     Args:
         model: a loaded causal model of a supported family; its weights are not changed.
         backend: what scoring keeps and how a commit moves the recurrent state (default: ``replay``).
-        compile: compile steps, scores and commits with ``torch.compile``; then the caches are static.
+        compile: compile steps, scores and commits with ``torch.compile``, and on CUDA capture steps and scores as
+            graphs (``models/captured.py``); then the caches are static.
         max_length: positions of a static cache (None: grow as needed; compiled: 4,096 or what the model allows).
 
     Attributes:
@@ -72,8 +74,6 @@ class Target:
             backend = Replay()
         self.backend = backend
         self.compile = compile
-        if compile:  # one graph per tree size
-            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         if compile and max_length is None:
             max_length = min(self.signature.max_positions or COMPILED_CAPACITY, COMPILED_CAPACITY)
         self.max_length = max_length
@@ -81,11 +81,13 @@ class Target:
         self.step_in_place = False
         self.is_embedded = False
         self.stacks: list[RecurrentStack] = []
+        self._splits = splits_attention(model, self.signature)
         self._passes: dict[Any, CachedPass] = {}
         self._in_flight: TreePass | StepPass | None = None
         self._scored: Tree | None = None
-        self._forward_tree = self._compiled(self._tree_forward)
-        self._forward_step = self._compiled(self._forward_at)
+        self._recorder = recorder_for(self.device, compile)
+        self._forward_tree = self._captured(self._tree_forward)
+        self._forward_step = self._captured(self._forward_at)
 
     # -- what the model is ----------------------------------------------------------------------------------------
 
@@ -200,8 +202,10 @@ class Target:
         return logits
 
     @torch.inference_mode()
-    def commit(self, path: Tensor) -> None:
+    def commit(self, path: Tensor, nodes: Sequence[int] | None = None) -> None:
         """Move all caches and states along ``path`` [B, D]: nodes of the tree scored last, root first, padded with -1.
+
+        ``nodes``: the path on the host, without padding, for a caller who has it: reading it waits for a GPU.
 
         Raises:
             RuntimeError: no tree was scored since the last commit.
@@ -212,11 +216,11 @@ class Target:
             raise RuntimeError("commit: no tree has been scored since the last commit")
         if path.ndim != 2 or path.shape[0] != 1:
             raise ValueError(f"commit: expected a path [B, D] of one row (B = 1), got shape {tuple(path.shape)}")
-        accepted = [node for node in path[0].tolist() if node >= 0]
+        accepted = [node for node in path[0].tolist() if node >= 0] if nodes is None else list(nodes)
         if accepted[:1] != [0] or max(accepted) >= tree.shape[1]:
-            raise ValueError(f"commit: expected nodes of the tree from the root (0) on, got {path[0].tolist()}")
+            raise ValueError(f"commit: expected nodes of the tree from the root (0) on, got {accepted}")
         if isinstance(current, TreePass):
-            self._gather_rows(accepted)
+            self._gather_rows(path, accepted)
             if self.stacks:
                 self.backend.move(self, path)
         self.cache.length += len(accepted)
@@ -245,21 +249,24 @@ class Target:
     # -- compilation ----------------------------------------------------------------------------------------------
 
     def _compiled(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """``method`` compiled, if this target compiles at all.
+        """``method`` compiled, if this target compiles at all."""
+        return compiled(method) if self.compile else method
 
-        Dynamo keeps graphs by code object and finds the right one by guards: on every module and weight of the
-        model, half a millisecond a step. With a code object of its own all Python objects are always the same ones.
-        """
-        if not self.compile:
-            return method
-        function = method.__func__  # type: ignore[attr-defined]
-        own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
-        return torch.compile(
-            MethodType(own, method.__self__),  # type: ignore[attr-defined]
-            dynamic=False,
-            fullgraph=True,
-            options={"guard_filter_fn": _guards_on_tensors},
-        )
+    def _captured(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """``method`` compiled, and captured where forwards of this target are."""
+        forward = self._compiled(method)
+        if self._recorder is None:
+            return forward
+        return Captured(forward, self._recorder, self._moved, self._places)
+
+    def _moved(self) -> list[Tensor]:
+        """What a forward may move in place, and must not move twice."""
+        return [each for stack in self.stacks for each in (stack.windows, stack.states) if each is not None]
+
+    def _places(self) -> tuple[int, ...]:
+        """Where a forward finds caches and states."""
+        rows = [each for layer in self.cache.attention.values() for each in (layer.keys, layer.values)]
+        return tuple(each.data_ptr() for each in (*rows, *self._moved()) if each is not None)
 
     # -- forwards -------------------------------------------------------------------------------------------------
 
@@ -308,7 +315,8 @@ class Target:
 
     def _forward_at(self, current: CachedPass, ids: Tensor, positions: Tensor, mask: Masks, slots: Tensor) -> Tensor:
         """Logits [B, n, V] of ``ids``, whose keys go to ``slots`` [n] of the caches."""
-        current.positions, current.visible = slots, each_mask(mask)[0].shape[-1]
+        splits = isinstance(current, TreePass) and current.splits
+        current.positions, current.visible = slots, None if splits else each_mask(mask)[0].shape[-1]
         kwargs = {"input_ids": ids, "attention_mask": mask} if self.signature.attention else {"input_ids": ids}
         return self._call(kwargs, positions)
 
@@ -325,13 +333,18 @@ class Target:
         return logits
 
     def _place(self, topology: Topology) -> tuple[Tensor, Masks, Tensor]:
-        """Positions [B, T] by depth, the additive mask [B, 1, T, S], and where the nodes' keys go [T]."""
+        """Positions [B, T] by depth, the additive mask [B, 1, T, S], and where the nodes' keys go [T].
+
+        Where attention is split, the mask is that among the nodes alone, [B, 1, T, T], and nobody reads it.
+        """
         length, count = self.length, topology.parents.shape[1]
         positions = topology.depths + length
         slots = torch.arange(length, length + count, device=self.device)
         if not self.signature.attention:
             return positions, positions[:, None, None, :], slots
-        return self._within(positions), self._mask(topology.mask(self.dtype), positions, positions), slots
+        among = topology.mask(self.dtype)
+        split = self._splits and not (count == 1 and self.step_in_place)
+        return self._within(positions), among if split else self._mask(among, positions, positions), slots
 
     def _within(self, positions: Tensor) -> Tensor:
         """``positions`` of nodes, none beyond a turn (see :class:`Signature`) that the root is not beyond.
@@ -355,13 +368,18 @@ class Target:
         masks: Masks = mask
         if self.signature.slides:
             masks = by_kind(mask, windows, queries, positions_behind_prefix(keys, length, visible))
-        if self.compile:
+        if self.compile and self._recorder is None:
             for each in each_mask(masks):
                 torch._dynamo.maybe_mark_dynamic(each, 3)  # at full capacity it is a constant
         return masks
 
     def _visible(self, length: int) -> int:
-        """How many positions attention sees; few sizes when compiled, and what lies beyond is masked."""
+        """How many positions attention sees; few sizes when compiled, and what lies beyond is masked.
+
+        Captured, each size is a graph of its own.
+        """
+        if self._recorder is not None:
+            return min(max(64, 1 << (length - 1).bit_length()), self.cache.capacity or length)
         return min(-(-length // 64) * 64, self.cache.capacity or length) if self.compile else length
 
     def _collect(self, current: TreePass) -> Any:  # noqa: ANN401
@@ -378,10 +396,10 @@ class Target:
                 kept.append((convs, scans[0] if scans else []))
         return tuple(kept)
 
-    def _gather_rows(self, accepted: list[int]) -> None:
-        if accepted == list(range(len(accepted))):
+    def _gather_rows(self, path: Tensor, accepted: list[int]) -> None:
+        if not self.cache.attention or accepted == list(range(len(accepted))):
             return  # a chain's accepted nodes lie where they belong
-        source = torch.tensor(accepted, device=self.device) + self.length
+        source = path[0, : len(accepted)] + self.length
         for rows in self.cache.attention.values():
             rows.move(source, self.length)
 
@@ -397,17 +415,9 @@ class Target:
     def _tree_pass(self, count: int) -> TreePass:
         key = ("tree", count)
         if key not in self._passes:
-            by_level = not self.compile and self.device.type == "cpu"  # levels are read on the host
-            self._passes[key] = TreePass(self.cache, self.backend.keep, by_level)
+            # Levels are read on the host.
+            by_level = not self.compile and self._recorder is None and self.device.type == "cpu"
+            self._passes[key] = TreePass(self.cache, self.backend.keep, by_level, self._splits)
         current = self._passes[key]
         assert isinstance(current, TreePass)
         return current
-
-
-def _guards_on_tensors(entries: Sequence[Any]) -> list[bool]:
-    """Keep what can change from call to call: activations and caches, which of them are one tensor, sizes, modes."""
-    kinds = ("DUPLICATE_INPUT", "SHAPE_ENV", "GLOBAL_STATE", "GRAD_MODE")
-    return [
-        entry.guard_type in kinds or (entry.guard_type == "TENSOR_MATCH" and not isinstance(entry.value, nn.Parameter))
-        for entry in entries
-    ]

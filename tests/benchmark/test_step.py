@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.autograd import DeviceType
 
-from specdecodes.benchmark import step, step_rounds
+from specdecodes.benchmark import step, step_device, step_rounds
 from specdecodes.benchmark.shapes import SHAPES
 from specdecodes.benchmark.step_predict import predict
 from specdecodes.benchmark.step_ways import Way, build_model, cut, heap, weight_count
@@ -77,6 +79,15 @@ def test_predictions_are_printed_and_written(tmp_path: Path, capsys: pytest.Capt
     assert [row["nodes"] for row in found["predicted"]["mamba2-2.7b"]] == [1, 13]
 
 
+def test_what_the_profiler_saw_is_summed() -> None:
+    def event(name: str, us: float, device: DeviceType = DeviceType.CPU) -> SimpleNamespace:
+        return SimpleNamespace(name=name, device_type=device, time_range=SimpleNamespace(elapsed_us=lambda: us))
+
+    on_gpu = [event("kernel", 30.0, DeviceType.CUDA), event("Memcpy DtoH", 2.5, DeviceType.CUDA)]
+    on_host = [event("cudaStreamSynchronize", 9.0), event("cudaMemcpyAsync", 1.0), event("aten::add", 50.0)]
+    assert step_device.summed([*on_gpu, *on_host]) == (32.5, 1)
+
+
 def test_ratios_are_taken_within_a_round() -> None:
     row = step_rounds._row("eager", 4, [(1.0, 1.0), (3.0, 1.0), (5.0, 1.0)], plain=[1.0, 2.0, 2.0], own=[2.0, 4.0, 4.0])
     assert (row.score_ms, row.commit_ms) == (3000.0, 1000.0)
@@ -116,6 +127,8 @@ def test_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "a plain step is the fastest" in out and "kB per node and recurrent layer" in out
     found = json.loads(path.read_text())["shapes"][0]
+    assert f"{found['copied'] / 1e9:.1f} GB/s of a copy" in out and found["gpu"] == {}
+    assert found["floor_ms"] == pytest.approx(found["weight_bytes"] / found["copied"] * 1e3)
     assert set(found["plain_ms"]) == {"stock", "eager"}
     assert [row["nodes"] for row in found["rows"]] == [1, 4]
     assert found["plain_ms"][found["plain"]] == min(found["plain_ms"].values())

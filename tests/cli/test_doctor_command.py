@@ -16,7 +16,15 @@ from specdecodes.cli.doctor import served
 from specdecodes.kernels import native
 from specdecodes.kernels.choice import Choice, decide
 
-OPS = ["mamba2 tree scan", "mamba2 jump", "mamba2 step", "tree conv", "weight products", "prefill conv", "attention"]
+OPS = [
+    "mamba2 tree scan",
+    "mamba2 jump",
+    "mamba2 step",
+    "tree conv",
+    "weight products",
+    "prefill conv",
+    "tree attention",
+]
 
 ONLY_TRITON = ["S6 tree scan and jump", "delta-rule tree scan", "kv gather"]
 

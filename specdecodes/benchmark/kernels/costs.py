@@ -121,8 +121,8 @@ def kv_gather(sizes: AttentionSizes, length: int, w: Widths) -> Cost:
 def tree_attention(sizes: AttentionSizes, count: int, context: int, w: Widths) -> Cost:
     """Keys and values of S = context + T positions, queries and outputs of T nodes, the mask among the nodes (T^2).
 
-    A mask over the whole context is what a form may need, not what the op does.
+    A mask over the whole context is what a form may need, not what the op does; two launches are what ours takes.
     """
     s, t, visible = sizes, count, context + count
     moved = 2 * visible * s.kv_heads * s.head_dim + 2 * t * s.heads * s.head_dim
-    return Cost(moved * w.model + t * t, 4 * t * s.heads * s.head_dim * visible)
+    return Cost(moved * w.model + t * t, 4 * t * s.heads * s.head_dim * visible, launches=2)

@@ -181,8 +181,8 @@ OPS: dict[str, Op] = {
         nodes=path_lengths,
     ),
     "tree_attention": Op(
-        "attention of a tree's nodes, one layer: stock sdpa with our mask",
-        None,
+        "attention of a tree's nodes, one layer; naive: stock sdpa with our mask",
+        "tree_attention",
         lambda shape: shape.sizes.get(AttentionSizes),
         lambda sizes, count, where: costs.tree_attention(sizes, count, where.context, where.widths),
         lambda sizes, count, where, numbers, _: problems.tree_attention(sizes, count, where, numbers),

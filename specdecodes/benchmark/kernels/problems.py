@@ -20,9 +20,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from specdecodes.benchmark.kernels.costs import Widths
 from specdecodes.benchmark.shapes import AttentionSizes, DeltaSizes, Mamba2Sizes, Product, S6Sizes
 from specdecodes.core.tree import Topology
-from specdecodes.kernels import causal_conv, mamba2_scan
+from specdecodes.kernels import causal_conv, choice, mamba2_scan
 from specdecodes.kernels.gated_delta import normalize
 from specdecodes.kernels.linear.packed import pack, packed_linear, unpack
+from specdecodes.kernels.tree_attention import tree_attention as attend
 from specdecodes.models.cache import AttentionRows
 from specdecodes.models.masks import behind_prefix
 from specdecodes.models.recurrences.gated_delta import DeltaInputs, GatedDeltaLayer
@@ -245,7 +246,7 @@ def kv_gather(sizes: AttentionSizes, count: int, where: Where, numbers: Numbers)
 
 
 def tree_attention(sizes: AttentionSizes, count: int, where: Where, numbers: Numbers) -> Problem:
-    """Attention of T nodes over the committed rows and each other, as stock models compute it under our mask."""
+    """Attention of T nodes over the committed rows and each other: split in two, or stock sdpa under our mask."""
     n, s, visible = numbers, sizes, where.context + count
     q = n.model(1, s.heads, count, s.head_dim)
     k, v = (n.model(1, s.kv_heads, visible, s.head_dim) for _ in range(2))
@@ -260,7 +261,15 @@ def tree_attention(sizes: AttentionSizes, count: int, where: Where, numbers: Num
         )
         return ((scores.softmax(-1) @ values).transpose(1, 2),)
 
-    return Problem(lambda: (sdpa_attention_forward(module, q, k, v, mask, scaling=s.head_dim**-0.5)[0],), exact)
+    lengths = torch.tensor([where.context], device=where.device)
+    scale = s.head_dim**-0.5
+
+    def run() -> Outputs:
+        if choice.serves("triton", where.device.type, where.dtype):
+            return (attend(q, k, v, lengths, tree.ancestors, scale),)
+        return (sdpa_attention_forward(module, q, k, v, mask, scaling=scale)[0],)
+
+    return Problem(run, exact)
 
 
 def path_length(count: int) -> int:

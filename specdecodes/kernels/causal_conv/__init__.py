@@ -1,17 +1,36 @@
-"""The causal convolution: chooses between Triton (CUDA), the C++ kernels (CPU, float32) and plain torch."""
+"""The causal convolution: chooses between Triton (CUDA), the C++ kernels (CPU, float32) and plain torch.
+
+Of a sequence on CUDA, causal-conv1d serves where it is installed.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from specdecodes.kernels import choice, native
+from specdecodes.kernels import choice, installed, native
 from specdecodes.kernels.causal_conv import naive
-from specdecodes.kernels.causal_conv.naive import activate, path_conv, sequence_conv
+from specdecodes.kernels.causal_conv.naive import activate, path_conv
 
 __all__ = ["activate", "path_conv", "sequence_conv", "step_conv_", "tree_conv"]
 
 SILU = ("silu", "swish")
+INSTALLED_WIDTHS = (2, 3, 4)
+"""Taps that causal-conv1d has kernels for."""
+
+
+def sequence_conv(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+    """See :func:`naive.sequence_conv`."""
+    if (
+        installed.CONV.serves(x.device.type, x.dtype)
+        and weight.shape[1] in INSTALLED_WIDTHS
+        and activation in (None, *SILU)
+    ):
+        # A copy, since its loads of 16 bytes start where ``x`` starts.
+        y: Tensor | None = installed.CONV(x.contiguous(), weight, bias, activation=activation)
+        if y is not None:
+            return y
+    return naive.sequence_conv(x, weight, bias, activation)
 
 
 def tree_conv(

@@ -1,4 +1,7 @@
-"""The gated delta rule: chooses between Triton (CUDA; the tree) and plain torch."""
+"""The gated delta rule: chooses between Triton (CUDA; the tree) and plain torch.
+
+Of a sequence on CUDA, flash-linear-attention serves where it is installed.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,36 @@ from specdecodes.kernels.gated_delta.naive import (
     TreeScan,
     jump_,
     normalize,
-    sequence_scan,
     step_,
     tree_states,
 )
+from specdecodes.kernels.installed import Kernel
 from specdecodes.kernels.mamba2_scan.naive import compute_dtype
 
 __all__ = ["CHUNK", "TreeScan", "chosen", "jump_", "normalize", "sequence_scan", "step_", "tree_scan", "tree_states"]
+
+
+def sequence_scan(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    state: Tensor,
+    scan: TreeScan,
+    chunk: int = CHUNK,
+    installed: Kernel | None = None,
+) -> Tensor:
+    """See :func:`naive.sequence_scan`; ``installed`` is another project's kernel that may serve instead."""
+    if installed is not None and installed.serves(v.device.type, v.dtype):
+        decays = g[..., 0] if g.shape[-1] == 1 else g
+        halves = [each.to(v.dtype).contiguous() for each in (q, k, v)]
+        given = (*halves, decays.contiguous(), beta.to(v.dtype).contiguous())
+        found: tuple[Tensor, Tensor] | None = installed(*given, initial_state=state, output_final_state=True)
+        if found is not None:
+            state.copy_(found[1])
+            return found[0].to(state.dtype)
+    return naive.sequence_scan(q, k, v, g, beta, state, scan, chunk)
 
 
 def tree_scan(

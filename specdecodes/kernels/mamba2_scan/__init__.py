@@ -1,13 +1,16 @@
-"""The Mamba-2 recurrence: chooses between Triton (CUDA), the C++ kernels (CPU, float32) and plain torch."""
+"""The Mamba-2 recurrence: chooses between Triton (CUDA), the C++ kernels (CPU, float32) and plain torch.
+
+Of a sequence on CUDA, mamba-ssm serves where it is installed.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from specdecodes.kernels import choice, native
+from specdecodes.kernels import choice, installed, native
 from specdecodes.kernels.mamba2_scan import naive
-from specdecodes.kernels.mamba2_scan.naive import chunk_scan, compute_dtype, discretize, jump_, tree_states
+from specdecodes.kernels.mamba2_scan.naive import CHUNK, compute_dtype, discretize, jump_, tree_states
 
 __all__ = [
     "chunk_scan",
@@ -20,6 +23,28 @@ __all__ = [
     "tree_scan",
     "tree_states",
 ]
+
+
+def chunk_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    initial_state: Tensor | None = None,
+    chunk: int = CHUNK,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`naive.chunk_scan`."""
+    if installed.MAMBA2.serves(x.device.type, x.dtype):
+        given = (x.contiguous(), dt, A, B.contiguous(), C.contiguous(), chunk, D)
+        found: tuple[Tensor, Tensor] | None = installed.MAMBA2(
+            *given, initial_states=initial_state, return_final_states=True
+        )
+        if found is not None:
+            kind = compute_dtype(x.dtype)
+            return found[0].to(kind), found[1].to(kind)
+    return naive.chunk_scan(x, dt, A, B, C, D, initial_state, chunk)
 
 
 def tree_scan(

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+CHUNK = 64
+"""Tokens of a sequence that are scanned at once; changes the cost, not the result."""
+
 
 def discretize(dt: Tensor, dt_bias: Tensor | None, limit: tuple[float, float], softplus: bool = True) -> Tensor:
     """Return the step sizes ``clamp(softplus(dt + dt_bias))`` with shape and meaning of ``dt`` [..., H]."""
@@ -38,14 +41,14 @@ def chunk_scan(
     C: Tensor,
     D: Tensor | None = None,
     initial_state: Tensor | None = None,
-    chunk: int = 64,
+    chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
     """Scan a sequence in chunks (Dao & Gu 2024, "Transformers are SSMs", section 6).
 
     Args:
         x: [B, T, H, P]; dt: step sizes after :func:`discretize` [B, T, H]; A: negative rates [H].
         B, C: [B, T, G, N]; D: skip [H] or None; initial_state: [B, H, P, N] or None for zeros.
-        chunk: tokens per chunk; changes the cost, not the result.
+        chunk: tokens per chunk.
 
     Returns:
         ``y`` [B, T, H, P] and the state after the last token [B, H, P, N], both in the compute dtype.

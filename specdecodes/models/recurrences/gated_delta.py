@@ -23,6 +23,7 @@ from specdecodes.kernels.gated_delta import (
     tree_scan,
     tree_states,
 )
+from specdecodes.kernels.installed import GATED_DELTA, Kernel
 from specdecodes.kernels.mamba2_scan import compute_dtype
 from specdecodes.models.recurrences.layer import RecurrentLayer, ScoredTree, some
 from specdecodes.models.recurrences.stack import RecurrentStack
@@ -48,6 +49,7 @@ class GatedDeltaLayer(RecurrentLayer):
 
     scan: ClassVar[TreeScan] = staticmethod(tree_scan)
     chunk: ClassVar[int] = CHUNK
+    installed: ClassVar[Kernel] = GATED_DELTA
 
     normalizes: bool = False
     gate_bytes: int = 0
@@ -93,7 +95,7 @@ class GatedDeltaLayer(RecurrentLayer):
         if self.state is None:
             shape = (v.shape[0], v.shape[2], k.shape[3], v.shape[3])
             self.state = torch.zeros(shape, dtype=compute_dtype(v.dtype), device=v.device)
-        return sequence_scan(q, k, v, g, beta, self.state, self.scan, self.chunk)
+        return sequence_scan(q, k, v, g, beta, self.state, self.scan, self.chunk, self.installed)
 
     def advance(self, state: Tensor, inputs: DeltaInputs) -> Tensor:
         """See the base."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from specdecodes.kernels.gated_delta import TreeScan
+from specdecodes.kernels.installed import KIMI_DELTA, Kernel
 from specdecodes.kernels.kimi_delta import CHUNK, tree_scan
 from specdecodes.models.recurrences.gated_delta import GatedDeltaLayer
 
@@ -14,3 +15,4 @@ class KimiDeltaLayer(GatedDeltaLayer):
 
     scan: ClassVar[TreeScan] = staticmethod(tree_scan)
     chunk: ClassVar[int] = CHUNK
+    installed: ClassVar[Kernel] = KIMI_DELTA

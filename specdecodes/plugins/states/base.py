@@ -30,7 +30,11 @@ class StateBackend:
     @hookimpl(tryfirst=True)
     def commit_state(self, state: DecodeState, tree: Tree, verdict: Verdict) -> None:
         """Commit on the target: recurrent states through :meth:`move`, attention rows by gathering."""
-        state.target.commit(verdict.path)
+        nodes = None if verdict.path.device.type == "cpu" else state.nodes_of(verdict)
+        if nodes is None:  # reading the path costs nothing, or somebody has it read already
+            state.target.commit(verdict.path)
+        else:
+            state.target.commit(verdict.path, nodes[0])
 
     @staticmethod
     def bytes_per_node(target: Target) -> int:

@@ -1,0 +1,242 @@
+"""Captured forwards without a GPU: what a CUDA graph bakes in, a graph of traced operations bakes in too.
+
+``record`` traces the ATen operations of one run, on the tensors where they lie, with every int as it was; the replay
+runs those operations again. A stale length, a tensor that was read elsewhere than from the graph's own inputs, or a
+state that recording moved shows as a wrong number, as it would on CUDA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+from specdecodes import Target, load
+from specdecodes.core.sampling import SamplingParams
+from specdecodes.core.state import DecodeState
+from specdecodes.core.tree import Tree, Verdict
+from specdecodes.kernels import choice
+from specdecodes.models import captured, target
+from specdecodes.models.captured import Captured, Replay
+from specdecodes.models.slots import SlotRunner
+from specdecodes.plugins.states.copy import StateCopy
+from specdecodes.plugins.states.reforward import Reforward
+from specdecodes.plugins.states.replay import Replay as ReplayBackend
+from specdecodes.testing.toys import toy_model, toy_prompt
+
+from .test_one_graph import addresses, random_step
+
+FAMILIES = ["bamba", "mamba2", "llama"]
+
+
+def record(function: Callable[[], Any]) -> tuple[Any, Replay]:
+    """A recorder: see the module. Like that of CUDA it runs the function before it records."""
+    function()
+    graph = make_fx(function)()
+    outputs = graph()
+
+    def replay() -> None:
+        for old, new in zip(*map(pytree.tree_leaves, (outputs, graph())), strict=True):
+            old.copy_(new)
+
+    return outputs, replay
+
+
+@pytest.fixture(autouse=True)
+def _plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step on a CPU calls C++ without telling torch; on CUDA it is what plain torch is here."""
+    monkeypatch.setattr(choice, "decide", lambda device, dtype: choice.Choice("naive", "traced"))
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every target made in the test captures its forwards."""
+    monkeypatch.setattr(target, "recorder_for", lambda device, compile: record)
+
+
+def pair(family: str, **settings: Any) -> tuple[Target, Target]:
+    """A target that captures and one that does not, of one model."""
+    model = toy_model(family)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, "recorder_for", lambda device, compile: record)
+        first = Target(model, max_length=200, **settings)
+    return first, Target(model)
+
+
+def graphs(each: Callable[..., Any]) -> int:
+    assert isinstance(each, Captured)
+    return each.recorded
+
+
+def test_nothing_is_captured_unless_on_cuda_and_asked_for() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert captured.recorder_for(cuda, True) is captured.record_on_cuda
+    assert captured.recorder_for(cuda, False) is captured.recorder_for(cpu, True) is None
+
+
+@pytest.mark.parametrize("backend", [ReplayBackend, StateCopy, Reforward], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_graph_serves_every_tree_of_a_size(family: str, backend: Any) -> None:
+    model, eager = pair(family, backend=backend())
+    model.hold_nodes(7)
+    for each in (model, eager):
+        each.prefill(toy_prompt(20))
+    places = addresses(model)
+    for seed in range(10):
+        tree, path = random_step(7, seed)
+        found, expected = (each.score(tree) for each in (model, eager))
+        assert float((found - expected).abs().max()) < 1e-4, seed
+        for each in (model, eager):
+            each.commit(path)
+    assert model.length < 64 and addresses(model) == places
+    assert graphs(model._forward_tree) == 1
+
+
+def test_every_size_length_and_cache_has_its_own() -> None:
+    model, eager = pair("bamba")
+    for prompt in (toy_prompt(60), toy_prompt(9)):
+        for each in (model, eager):
+            each.prefill(prompt)
+        for seed, nodes in enumerate((7, 5, 7, 5, 7)):
+            tree, path = random_step(nodes, seed)
+            found, expected = (each.score(tree) for each in (model, eager))
+            assert float((found - expected).abs().max()) < 1e-4
+            for each in (model, eager):
+                each.commit(path)
+    # Five and seven nodes, 64 and 128 visible positions; a new prompt lies in the same cache.
+    assert graphs(model._forward_tree) <= 4
+    before = graphs(model._forward_tree)
+    for rows in model.cache.attention.values():  # as if it had been allocated anew
+        rows.keys = rows.keys.clone() if rows.keys is not None else None
+    tree, _ = random_step(7, 99)
+    assert float((model.score(tree) - eager.score(tree)).abs().max()) < 1e-4
+    assert graphs(model._forward_tree) == before + 1, "a cache elsewhere is another graph"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_plain_decoding_advances_its_state_once(family: str) -> None:
+    """Recording runs the step several times, and a step moves the state."""
+    model, eager = pair(family)
+    model.step_in_place = eager.step_in_place = True
+    for each in (model, eager):
+        each.prefill(toy_prompt(12))
+    root = Tree(torch.tensor([[5]]), torch.tensor([[-1]]))
+    for _ in range(6):
+        found, expected = (each.score(root) for each in (model, eager))
+        assert float((found - expected).abs().max()) < 1e-4
+        for each in (model, eager):
+            each.commit(torch.tensor([[0]]))
+        root = Tree(expected[0, -1].argmax()[None, None], torch.tensor([[-1]]))
+    assert graphs(model._forward_step) == 1
+
+
+def test_outputs_outlive_the_next_run() -> None:
+    model, _ = pair("bamba")
+    model.prefill(toy_prompt(12))
+    (first, _), (second, _) = random_step(5, 0), random_step(5, 1)
+    before = model.score(first)
+    kept = before.clone()
+    model.score(second)
+    assert torch.equal(before, kept)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_draft_is_captured_too(recorded: None, family: str) -> None:
+    model = toy_model(family)
+    runner = SlotRunner(model, max_slots=6, max_length=100)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, "recorder_for", lambda device, compile: None)
+        eager = SlotRunner(model, max_slots=6, max_length=100)
+    for each in (runner, eager):
+        each.prefill(toy_prompt(10))
+    for turn in range(4):
+        waiting = [3 + turn, 7] if turn % 2 else [5]
+        outputs = []
+        for each in (runner, eager):
+            root = each.catch_up(waiting)
+            slots, logits = each.expand(torch.zeros(1, 2, dtype=torch.long), torch.tensor([[4, 9 + turn]]))
+            _, deeper = each.expand(slots[:, 1:], torch.tensor([[6]]))
+            outputs.append([root, logits, deeper])
+            each.move([0, 2])
+        for found, expected in zip(*outputs, strict=True):
+            assert float((found - expected).abs().max()) < 1e-4, turn
+    assert graphs(runner._forward_expand) <= 4, "one and two nodes, a root and what waits before it"
+
+
+@pytest.mark.parametrize("mode", ["naive", "sd", "stree"])
+def test_a_decode_gives_the_same_tokens(recorded: None, mode: str) -> None:
+    model, draft = toy_model("bamba"), toy_model("mamba2")
+    ours = load(model, None if mode == "naive" else draft, mode, max_length=120)
+    assert isinstance(ours.target._forward_tree, Captured)
+    found = ours.generate(toy_prompt(9), max_new_tokens=30)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, "recorder_for", lambda device, compile: None)
+        plain = load(model, None if mode == "naive" else draft, mode).generate(toy_prompt(9), max_new_tokens=30)
+    assert found.tokens == plain.tokens
+
+
+def test_what_cannot_be_recorded_runs_as_it_is(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    def refuse(function: Callable[[], Any]) -> tuple[Any, Replay]:
+        function()
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(target, "recorder_for", lambda device, compile: refuse)
+    model = toy_model("bamba")
+    ours = Target(model, max_length=100)
+    monkeypatch.undo()
+    eager = Target(model)
+    for each in (ours, eager):
+        each.step_in_place = True
+        each.prefill(toy_prompt(9))
+    root = Tree(torch.tensor([[5]]), torch.tensor([[-1]]))
+    for _ in range(3):
+        found, expected = (each.score(root) for each in (ours, eager))
+        assert float((found - expected).abs().max()) < 1e-4
+        for each in (ours, eager):
+            each.commit(torch.tensor([[0]]))
+    assert graphs(ours._forward_step) == 0
+    assert caplog.text.count("a step cannot be captured, it runs as it is: operation not permitted") == 1
+
+
+def test_a_path_that_was_read_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clipping reads the verdict, and a commit on a GPU is told what it read."""
+    model = toy_model("bamba")
+    ours = Target(model)
+    ours.prefill(toy_prompt(9))
+    tree, path = random_step(7, 3)
+    ours.score(tree)
+    state = DecodeState(ours, toy_prompt(9), SamplingParams(max_new_tokens=50))
+    length = path.shape[1]
+    verdict = Verdict(path, torch.tensor([length - 1]), torch.tensor([4]))
+    assert state.nodes_of(verdict) is None
+    clipped = state.clip(verdict, tree)
+    assert clipped is verdict and state.nodes_of(verdict) == path.tolist()
+    assert state.nodes_of(Verdict(path, verdict.num_accepted, verdict.bonus)) is None, "of another verdict"
+    nodes = path[0].tolist()
+    with monkeypatch.context() as patch:
+        patch.setattr(Tensor, "tolist", None)
+        ours.commit(path, nodes)
+    assert ours.length == 9 + length
+    seen: list[tuple[Any, ...]] = []
+    on_gpu = SimpleNamespace(path=SimpleNamespace(device=torch.device("cuda")))
+    committing = SimpleNamespace(target=SimpleNamespace(commit=lambda *given: seen.append(given)))
+    for known in ([nodes], None):
+        committing.nodes_of = lambda _, known=known: known
+        ReplayBackend().commit_state(committing, tree, on_gpu)
+    assert seen == [(on_gpu.path, nodes), (on_gpu.path,)]
+
+
+def test_a_path_that_was_cut_is_known_as_it_was_cut() -> None:
+    ours = Target(toy_model("bamba"))
+    chain = Tree(torch.tensor([[3, 4, 5, 6]]), torch.tensor([[-1, 0, 1, 2]]))
+    state = DecodeState(ours, toy_prompt(9), SamplingParams(max_new_tokens=3))
+    state.first(torch.eye(20)[3:4])
+    path = torch.tensor([[0, 1, 2, 3]])
+    clipped = state.clip(Verdict(path, torch.tensor([3]), torch.tensor([7])), chain)
+    assert clipped.path.tolist() == [[0, 1, -1, -1]] and state.nodes_of(clipped) == [[0, 1]]
