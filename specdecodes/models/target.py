@@ -220,7 +220,8 @@ class Target:
         if accepted[:1] != [0] or max(accepted) >= tree.shape[1]:
             raise ValueError(f"commit: expected nodes of the tree from the root (0) on, got {accepted}")
         if isinstance(current, TreePass):
-            self._gather_rows(path, accepted)
+            if accepted != list(range(len(accepted))):  # a chain's accepted nodes lie where they belong
+                self._gather_rows(path[0, : len(accepted)])
             if self.stacks:
                 self.backend.move(self, path)
         self.cache.length += len(accepted)
@@ -396,10 +397,9 @@ class Target:
                 kept.append((convs, scans[0] if scans else []))
         return tuple(kept)
 
-    def _gather_rows(self, path: Tensor, accepted: list[int]) -> None:
-        if not self.cache.attention or accepted == list(range(len(accepted))):
-            return  # a chain's accepted nodes lie where they belong
-        source = path[0, : len(accepted)] + self.length
+    def _gather_rows(self, accepted: Tensor) -> None:
+        """Move keys and values of the ``accepted`` nodes [k] behind the committed ones."""
+        source = accepted + self.length
         for rows in self.cache.attention.values():
             rows.move(source, self.length)
 

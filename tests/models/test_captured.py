@@ -224,7 +224,7 @@ def test_a_path_that_was_read_is_not_read_again(monkeypatch: pytest.MonkeyPatch)
         ours.commit(path, nodes)
     assert ours.length == 9 + length
     seen: list[tuple[Any, ...]] = []
-    on_gpu = SimpleNamespace(path=SimpleNamespace(device=torch.device("cuda")))
+    on_gpu = SimpleNamespace(path=SimpleNamespace(is_cuda=True))
     committing = SimpleNamespace(target=SimpleNamespace(commit=lambda *given: seen.append(given)))
     for known in ([nodes], None):
         committing.nodes_of = lambda _, known=known: known

@@ -30,8 +30,9 @@ class StateBackend:
     @hookimpl(tryfirst=True)
     def commit_state(self, state: DecodeState, tree: Tree, verdict: Verdict) -> None:
         """Commit on the target: recurrent states through :meth:`move`, attention rows by gathering."""
-        nodes = None if verdict.path.device.type == "cpu" else state.nodes_of(verdict)
-        if nodes is None:  # reading the path costs nothing, or somebody has it read already
+        # On a CPU reading the path costs nothing.
+        nodes = state.nodes_of(verdict) if getattr(verdict.path, "is_cuda", False) else None
+        if nodes is None:
             state.target.commit(verdict.path)
         else:
             state.target.commit(verdict.path, nodes[0])
