@@ -217,17 +217,18 @@ void half_tiles(const Halves &all) {
     static thread_local std::vector<Half> kept; // of the calling thread, all of the team read it
     if (int64_t(kept.size()) < 3 * apart) kept.resize(3 * apart);
     Half *const parts = kept.data();
+    // A microsecond for a tree; in a team it would be one more barrier, which is dear where others want the processors.
+#pragma omp parallel for schedule(static) if (all.rows > 2 * SIDE)
+    for (int64_t row = 0; row < all.rows; row++) {
+        Half *mine = parts + row * padded;
+        split(all.x + row * all.in, all.in, mine, mine + apart, mine + 2 * apart);
+        for (int part = 0; part < 3; part++)
+            for (int64_t k = all.in; k < padded; k++) mine[part * apart + k] = 0;
+    }
 #pragma omp parallel
     {
-#pragma omp for schedule(static)
-        for (int64_t row = 0; row < all.rows; row++) {
-            Half *mine = parts + row * padded;
-            split(all.x + row * all.in, all.in, mine, mine + apart, mine + 2 * apart);
-            for (int part = 0; part < 3; part++)
-                for (int64_t k = all.in; k < padded; k++) mine[part * apart + k] = 0;
-        }
         int64_t configured = 0;
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
         for (int64_t group = 0; group < all.groups(); group++)
             for (int64_t row = 0; row < all.rows; row += SIDE) {
                 const int64_t count = all.rows - row < SIDE ? all.rows - row : SIDE;
