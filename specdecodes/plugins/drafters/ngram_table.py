@@ -49,8 +49,7 @@ Integers = NDArray[Any]
 class Lookup:
     """A table that answers one question in some microseconds.
 
-    Its hundreds of thousands of successors are arrays, not objects: a model's weights have passed through the caches
-    since the last question, and every object would be one more wait for memory.
+    Its successors are arrays: as objects, the 290,000 of the shipped table would take 50 MB.
 
     Attributes:
         rows: per order (entry 0 is empty), key of a context (see ``KEY_BITS``) to its number i.
