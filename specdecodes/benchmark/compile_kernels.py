@@ -29,6 +29,7 @@ from specdecodes.kernels.kv_gather import triton as gather
 from specdecodes.kernels.mamba2_scan import triton as scan
 from specdecodes.kernels.s6_scan import triton as s6
 from specdecodes.kernels.tree_attention import triton as attention
+from specdecodes.models.recurrences.mamba2 import PENDING
 
 PROG = "python -m specdecodes.benchmark.compile_kernels"
 EXAMPLE = f"""\
@@ -98,10 +99,13 @@ def _mixer(sizes: Mamba2Sizes) -> dict[str, int]:
 
 
 def _scans(shape: Mamba2Sizes, dtype: torch.dtype) -> Iterator[Case]:
-    types = _types(dtype, "p_x p_B p_C", p_ancestors="*u8")
+    types = _types(dtype, "p_x p_B p_C p_path p_dt_bias", p_ancestors="*u8", p_length="*i64")
+    alone = {"M": 0, "SHARED": 1, "HAS_DT_BIAS": False, "SOFTPLUS": False}
+    replay = {"M": PENDING, "SHARED": shape.shared, "HAS_DT_BIAS": True, "SOFTPLUS": True}
     for count in COUNTS:
         config = scan.scan_config(count, shape.head_dim, shape.state_dim, dtype)
-        yield Case("tree_scan", scan.tree_scan_kernel, {**_mixer(shape), "SKIP": True, **config}, types)
+        for name, settings in (("tree_scan", alone), ("replay_scan", replay)):
+            yield Case(name, scan.tree_scan_kernel, {**_mixer(shape), "SKIP": True, **settings, **config}, types)
 
 
 def _jumps(shape: Mamba2Sizes, dtype: torch.dtype) -> Iterator[Case]:
@@ -115,9 +119,10 @@ def _jumps(shape: Mamba2Sizes, dtype: torch.dtype) -> Iterator[Case]:
 
 
 def _conv(shape: Mamba2Sizes, dtype: torch.dtype) -> Iterator[Case]:
-    types = _types(dtype, "p_x p_window p_weight p_bias p_y", p_index="*i64")
-    constants = {"W": shape.taps, "HAS_BIAS": True, "SILU": True, **conv.CONFIG}
-    yield Case("tree_conv", conv.tree_conv_kernel, constants, types)
+    types = _types(dtype, "p_x p_window p_weight p_bias p_y p_inputs p_path", p_index="*i64", p_length="*i64")
+    for name, most in (("tree_conv", 0), ("replay_conv", PENDING)):
+        constants = {"W": shape.taps, "HAS_BIAS": True, "SILU": True, **conv.conv_config(most, shape.taps)}
+        yield Case(name, conv.tree_conv_kernel, constants, types)
 
 
 def _s6(sizes: S6Sizes, dtype: torch.dtype) -> Iterator[Case]:

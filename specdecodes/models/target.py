@@ -85,6 +85,7 @@ class Target:
         self._passes: dict[Any, CachedPass] = {}
         self._in_flight: TreePass | StepPass | None = None
         self._scored: Tree | None = None
+        self._behind = False  # whether a path may be pending
         self._recorder = recorder_for(self.device, compile)
         self._forward_tree = self._captured(self._tree_forward)
         self._forward_step = self._captured(self._forward_at)
@@ -161,11 +162,16 @@ class Target:
         if mask is not None and not bool((mask == 1).all()):
             raise ValueError("prefill: attention_mask: expected all ones (one row needs no padding), got zeros")
         self.cache.reset()
+        for stack in self.stacks:
+            stack.settle()
         self.products.refresh()
+        self._behind = False
         self._scored = self._in_flight = None
         logits = self._run_sequence(ids, clamps=True, **model_inputs)
         if self.recurrence is not None and not self.stacks:
             self.stacks = make_stacks(list(self.cache.recurrent.values()), self.recurrence.stack, self._compiled)
+            for stack in self.stacks if self.backend.keep == "inputs" else ():
+                stack.defer()
         return logits
 
     @torch.inference_mode()
@@ -198,6 +204,7 @@ class Target:
         with serving(current):
             self.cache.serving = current
             logits, self._kept = self._forward_tree(current, tree.tokens, positions, mask, slots)
+        self._behind = False
         self._in_flight, self._scored = current, tree
         return logits
 
@@ -224,9 +231,22 @@ class Target:
                 self._gather_rows(path[0, : len(accepted)])
             if self.stacks:
                 self.backend.move(self, path)
+                self._behind = any(stack.pending is not None for stack in self.stacks)
         self.cache.length += len(accepted)
         self._scored = self._in_flight = None
         self._kept = ()
+
+    @torch.inference_mode()
+    def flush(self) -> None:
+        """Bring windows and states to the end of the committed prefix; scoring a tree does it on the way.
+
+        A commit may leave them behind (see :meth:`RecurrentStack.defer`). All readers of this class call it, who reads
+        ``stacks`` himself must.
+        """
+        if self._behind:
+            for stack in self.stacks:
+                stack.flush()
+            self._behind = False
 
     # -- for state back-ends --------------------------------------------------------------------------------------
 
@@ -262,7 +282,8 @@ class Target:
 
     def _moved(self) -> list[Tensor]:
         """What a forward may move in place, and must not move twice."""
-        return [each for stack in self.stacks for each in (stack.windows, stack.states) if each is not None]
+        lengths = [stack.pending.length for stack in self.stacks if stack.pending is not None]
+        return lengths + [each for stack in self.stacks for each in (stack.windows, stack.states) if each is not None]
 
     def _places(self) -> tuple[int, ...]:
         """Where a forward finds caches and states."""
@@ -272,6 +293,7 @@ class Target:
     # -- forwards -------------------------------------------------------------------------------------------------
 
     def _run_sequence(self, ids: Tensor, *, clamps: bool, **model_inputs: Any) -> Tensor:
+        self.flush()
         current = self._pass("sequence", SequencePass)
         current.clamps = clamps
         logits = ids.new_empty(0)
@@ -312,6 +334,8 @@ class Target:
         logits = logits.masked_fill(broken[..., None], float("nan"))
         kept = self._collect(current)
         current.clear()
+        for stack in self.stacks:
+            stack.settle()
         return logits, kept
 
     def _forward_at(self, current: CachedPass, ids: Tensor, positions: Tensor, mask: Masks, slots: Tensor) -> Tensor:
@@ -324,6 +348,7 @@ class Target:
     def _score_step(self, tree: Tree) -> Tensor:
         if self._in_flight is not None:
             raise RuntimeError("score: the last step was taken in place and must be committed before the next")
+        self.flush()
         current = self._pass("step", StepPass)
         self._reserve(self.length + 1)
         positions, mask, slots = self._place(tree.structure)

@@ -28,11 +28,8 @@ def random_step(nodes: int, seed: int) -> tuple[Tree, Tensor]:
     return Tree(tokens, torch.tensor([parents])), torch.tensor([path])
 
 
-@pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBackend]:
-    """Counts what is compiled, with ``aot_eager`` in place of the compiler."""
-    torch._dynamo.reset()
-    counter = CompileCounterWithBackend("aot_eager")
+def compiling(monkeypatch: pytest.MonkeyPatch, counter: CompileCounterWithBackend) -> None:
+    """``torch.compile`` with ``counter`` in place of the compiler; a graph must be whole."""
     real = torch.compile
 
     def compile(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
@@ -40,6 +37,14 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBacken
         return real(function, backend=counter, **settings)
 
     monkeypatch.setattr(torch, "compile", compile)
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBackend]:
+    """Counts what is compiled, with ``aot_eager`` in place of the compiler."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiling(monkeypatch, counter)
     yield counter
     torch._dynamo.reset()
 

@@ -5,6 +5,8 @@ Of a sequence on CUDA, causal-conv1d serves where it is installed.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from specdecodes.kernels import choice, installed, native
 from specdecodes.kernels.causal_conv import naive
 from specdecodes.kernels.causal_conv.naive import activate, path_conv
 
-__all__ = ["activate", "path_conv", "sequence_conv", "step_conv_", "tree_conv"]
+__all__ = ["activate", "path_conv", "replay_conv_", "sequence_conv", "step_conv_", "tree_conv"]
 
 SILU = ("silu", "swish")
 INSTALLED_WIDTHS = (2, 3, 4)
@@ -41,6 +43,24 @@ def tree_conv(
         y: Tensor = torch.ops.specdecodes.tree_conv(x, window, index, weight, bias, activation is not None)
         return y.mT
     return naive.tree_conv(x, window, index, weight, bias, activation)
+
+
+def replay_conv_(
+    x: Tensor,
+    window: Tensor,
+    index: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str | None,
+    inputs: Tensor,
+    length: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`naive.replay_conv_`."""
+    if choice.serves("triton", x.device.type, x.dtype) and activation in (None, *SILU) and window.is_contiguous():
+        silu = activation is not None
+        y, path = torch.ops.specdecodes.replay_conv_(x, window, index, weight, bias, silu, inputs, length)
+        return y.mT, path
+    return naive.replay_conv_(x, window, index, weight, bias, activation, inputs, length)
 
 
 def step_conv_(window: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
@@ -77,10 +97,30 @@ def _tree_conv(x: Tensor, window: Tensor, index: Tensor, weight: Tensor, bias: T
     return y
 
 
+native.LIBRARY.define(
+    "replay_conv_(Tensor x, Tensor(a!) window, Tensor index, Tensor weight, Tensor? bias, bool silu, Tensor inputs,"
+    " Tensor length) -> (Tensor, Tensor)"
+)
+
+
+def _replay_conv(x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    """[B, C, T] to [B, T, C]; there is no other form."""
+    from specdecodes.kernels.causal_conv import triton  # where it is chosen, it imports
+
+    return triton.replay_conv_(x.mT, *others)
+
+
 for _device in ("CPU", "CUDA"):
     native.LIBRARY.impl("tree_conv", _tree_conv, _device)
+    native.LIBRARY.impl("replay_conv_", _replay_conv, _device)
 
 
 @torch.library.register_fake("specdecodes::tree_conv", lib=native.LIBRARY)
 def _shape(x: Tensor, window: Tensor, index: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor:
     return x.new_empty(x.shape[0], x.shape[2], x.shape[1])
+
+
+@torch.library.register_fake("specdecodes::replay_conv_", lib=native.LIBRARY)
+def _shapes(x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    inputs = others[5]
+    return x.new_empty(x.shape[0], x.shape[2], x.shape[1]), x.new_empty(inputs.shape)

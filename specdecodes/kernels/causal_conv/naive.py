@@ -92,6 +92,33 @@ def tree_conv(
     return activate(y.to(x.dtype), activation).mT
 
 
+def replay_conv_(
+    x: Tensor,
+    window: Tensor,
+    index: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str | None,
+    inputs: Tensor,
+    length: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Move ``window`` [B, C, W] behind a pending path, in place, and convolve a tree from there.
+
+    Args:
+        inputs: raw inputs of the path's nodes [B, M, C]; length: int64 [B], how many of the M there are, 0 to M.
+        x, index, weight, bias, activation: as in :func:`tree_conv`.
+
+    Returns:
+        The tree's nodes after the conv [B, C, T], and the path's [B, M, C] (behind ``length``: anything).
+    """
+    width = weight.shape[-1]
+    joined = torch.cat([window.mT.to(x.dtype), inputs], dim=1)
+    path = path_conv(joined[:, 1:], weight.mT, bias, activation)
+    last = length[:, None] + torch.arange(width, device=x.device)
+    window.copy_(joined.gather(1, last[..., None].expand(-1, -1, joined.shape[-1])).mT)
+    return tree_conv(x, window, index, weight, bias, activation), path
+
+
 def step_conv_(window: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
     """One token per row: shift ``x`` [R, C] into ``window`` [R, C, W] in place and convolve it; returns [R, C]."""
     window.copy_(torch.cat([window[..., 1:], x[..., None].to(window.dtype)], dim=-1))

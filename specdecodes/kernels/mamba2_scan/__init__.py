@@ -5,12 +5,14 @@ Of a sequence on CUDA, mamba-ssm serves where it is installed.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from specdecodes.kernels import choice, installed, native
 from specdecodes.kernels.mamba2_scan import naive
-from specdecodes.kernels.mamba2_scan.naive import CHUNK, compute_dtype, discretize, jump_, tree_states
+from specdecodes.kernels.mamba2_scan.naive import CHUNK, compute_dtype, discretize, jump_, split_mixed, tree_states
 
 __all__ = [
     "chunk_scan",
@@ -19,6 +21,8 @@ __all__ = [
     "jump_",
     "path_jump_",
     "path_jump_serves",
+    "replay_scan_",
+    "split_mixed",
     "step_",
     "tree_scan",
     "tree_states",
@@ -55,6 +59,31 @@ def tree_scan(
         y: Tensor = torch.ops.specdecodes.mamba2_tree_scan(x, dt, A, B, C, D, state, ancestors)
         return y
     return naive.tree_scan(x, dt, A, B, C, D, state, ancestors)
+
+
+def replay_scan_(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    state: Tensor,
+    ancestors: Tensor,
+    path: Tensor,
+    raw: Tensor,
+    length: Tensor,
+    dt_bias: Tensor | None,
+    *,
+    shared: int,
+    softplus: bool,
+) -> Tensor:
+    """See :func:`naive.replay_scan_`."""
+    tensors = (x, dt, A, B, C, D, state, ancestors, path, raw, length, dt_bias)
+    if choice.serves("triton", x.device.type, x.dtype) and state.is_contiguous():
+        y: Tensor = torch.ops.specdecodes.mamba2_replay_scan_(*tensors, shared, softplus)
+        return y
+    return naive.replay_scan_(*tensors, shared=shared, softplus=softplus)
 
 
 def step_(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None) -> Tensor:
@@ -136,10 +165,25 @@ def _tree_scan(
     return y
 
 
+native.LIBRARY.define(
+    "mamba2_replay_scan_(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor(a!) state,"
+    " Tensor ancestors, Tensor path, Tensor raw, Tensor length, Tensor? dt_bias, int shared, bool softplus) -> Tensor"
+)
+
+
+def _replay_scan(*arguments: Any) -> Tensor:
+    """There is no other form."""
+    from specdecodes.kernels.mamba2_scan import triton  # where it is chosen, it imports
+
+    return triton.replay_scan_(*arguments)
+
+
 for _device in ("CPU", "CUDA"):
     native.LIBRARY.impl("mamba2_tree_scan", _tree_scan, _device)
+    native.LIBRARY.impl("mamba2_replay_scan_", _replay_scan, _device)
 
 
+@torch.library.register_fake("specdecodes::mamba2_replay_scan_", lib=native.LIBRARY)
 @torch.library.register_fake("specdecodes::mamba2_tree_scan", lib=native.LIBRARY)
-def _shape(x: Tensor, *_: Tensor | None) -> Tensor:
+def _shape(x: Tensor, *_: Any) -> Tensor:
     return x.new_empty(x.shape, dtype=compute_dtype(x.dtype))

@@ -200,3 +200,51 @@ def jump_(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor) -> None:
     state.mul_(last.squeeze(-2).exp()[..., None, None])
     grouped = state.view(-1, (heads // groups) * head_dim, state_dim)
     grouped.baddbmm_(u.reshape(-1, *u.shape[-2:]), B.movedim(-3, -2).reshape(-1, count, state_dim))
+
+
+def split_mixed(
+    mixed: Tensor, heads: int, head_dim: int, groups: int, state_dim: int, shared: int
+) -> tuple[Tensor, ...]:
+    """Return x [..., H, P] and B [..., G, N] of what a conv puts out, [..., C]; ``shared`` heads read the same."""
+    x = mixed[..., : heads * head_dim // shared].unflatten(-1, (-1, head_dim))
+    B = mixed[..., heads * head_dim // shared :][..., : groups * state_dim // shared].unflatten(-1, (-1, state_dim))
+    return (x, B) if shared == 1 else (x.repeat_interleave(shared, -2), B.repeat_interleave(shared, -2))
+
+
+def replay_scan_(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    state: Tensor,
+    ancestors: Tensor,
+    path: Tensor,
+    raw: Tensor,
+    length: Tensor,
+    dt_bias: Tensor | None,
+    *,
+    shared: int,
+    softplus: bool,
+) -> Tensor:
+    """Move ``state`` [B, H, P, N] along a pending path, in place, and scan a tree from there.
+
+    Args:
+        path: the path's nodes after the conv [B, M, channels], x and B first; raw: their step sizes, before
+            :func:`discretize` [B, M, H]; length: int64 [B], how many of the M there are, 0 to M.
+        dt_bias: [H] or None; softplus: as :func:`discretize` takes it.
+        shared: heads, and groups, that read the same channels of ``path``.
+        x, dt, A, B, C, D, ancestors: of the tree, as in :func:`tree_scan`.
+
+    Returns:
+        y of the tree's nodes [B, T, H, P] in the compute dtype.
+    """
+    heads, head_dim, state_dim = state.shape[1:]
+    there = torch.arange(path.shape[1], device=path.device) < length[:, None]
+    x_path, B_path = split_mixed(
+        path.masked_fill(~there[..., None], 0.0), heads, head_dim, B.shape[2], state_dim, shared
+    )
+    steps = discretize(raw, dt_bias, (0.0, float("inf")), softplus).masked_fill(~there[..., None], 0.0)
+    jump_(state, x_path, steps, A, B_path)
+    return tree_scan(x, dt, A, B, C, D, state, ancestors)

@@ -48,6 +48,40 @@ def windows_config(length: int, taps: int) -> dict[str, int]:
 
 
 @triton.jit
+def _softplus(x: tl.tensor) -> tl.tensor:
+    # log(1 + e) loses e where it is small: the quotient by what 1 + e really is puts it back.
+    power = tl.exp(tl.minimum(x, 20.0))
+    whole = 1.0 + power
+    small = tl.where(whole == 1.0, power, tl.log(whole) * (power / tl.where(whole == 1.0, 1.0, whole - 1.0)))
+    return tl.where(x > 20.0, x, small)
+
+
+@triton.jit
+def _step_size(p_raw: tl.tensor, p_bias: tl.tensor, HAS_DT_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr) -> tl.tensor:
+    step = tl.load(p_raw).to(tl.float32)
+    if HAS_DT_BIAS:
+        step += tl.load(p_bias).to(tl.float32)
+    if SOFTPLUS:
+        step = _softplus(step)
+    return step
+
+
+@triton.jit
+def _mixed_channels(
+    i_h: tl.tensor,
+    o_p: tl.tensor,
+    o_n: tl.tensor,
+    H: tl.constexpr,
+    P: tl.constexpr,
+    G: tl.constexpr,
+    N: tl.constexpr,
+    SHARED: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
+    """Where head ``i_h`` finds x and B among the conv's channels: SHARED heads, and groups, read the same."""
+    return i_h // SHARED * P + o_p, H * P // SHARED + i_h // (H // G * SHARED) * N + o_n
+
+
+@triton.jit
 def tree_scan_kernel(
     p_x: tl.tensor,
     p_dt: tl.tensor,
@@ -58,6 +92,10 @@ def tree_scan_kernel(
     p_state: tl.tensor,
     p_ancestors: tl.tensor,
     p_y: tl.tensor,
+    p_path: tl.tensor,
+    p_raw: tl.tensor,
+    p_length: tl.tensor,
+    p_dt_bias: tl.tensor,
     T: int,
     x_row: int,
     x_node: int,
@@ -67,17 +105,26 @@ def tree_scan_kernel(
     B_node: int,
     C_row: int,
     C_node: int,
+    channels: int,
     H: tl.constexpr,
     P: tl.constexpr,
     G: tl.constexpr,
     N: tl.constexpr,
     SKIP: tl.constexpr,
+    M: tl.constexpr,
+    SHARED: tl.constexpr,
+    HAS_DT_BIAS: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
     BT: tl.constexpr,
     BP: tl.constexpr,
     BN: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
-    """Of one batch row and head, BP channels of y for all nodes, BT at a time."""
+    """Of one batch row and head, BP channels of y for all nodes, BT at a time.
+
+    With M > 0 a path of at most M nodes is pending: BP rows of the state are moved along it first, BN numbers of each
+    at a time. Nobody else reads them.
+    """
     i_p, i_h, i_b = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     i_g = i_h // (H // G)
     o_p, o_n, o_t = i_p * BP + tl.arange(0, BP), tl.arange(0, BN), tl.arange(0, BT)
@@ -90,6 +137,23 @@ def tree_scan_kernel(
     p_ancestors += i_b * T * T
     p_state += (i_b * H + i_h) * P * N
     rate = tl.load(p_A + i_h).to(tl.float32)
+    if M > 0:
+        o_x, o_B = _mixed_channels(i_h, o_p, o_n, H, P, G, N, SHARED)
+        p_path += i_b * M * channels
+        p_raw += i_b * M * H + i_h
+        length = tl.load(p_length + i_b).to(tl.int32)
+        for n in range(0, N, BN):
+            in_n = o_n < N - n
+            in_state = in_p[:, None] & in_n[None, :]
+            p_tile = p_state + o_p[:, None] * N + n + o_n[None, :]
+            b_state = tl.load(p_tile, mask=in_state, other=0.0)
+            for d in range(0, length):
+                step = _step_size(p_raw + d * H, p_dt_bias + i_h, HAS_DT_BIAS, SOFTPLUS)
+                b_x = tl.load(p_path + d * channels + o_x, mask=in_p, other=0.0).to(tl.float32)
+                b_B = tl.load(p_path + d * channels + o_B + n, mask=in_n, other=0.0).to(tl.float32)
+                b_state = b_state * tl.exp(step * rate) + (step * b_x)[:, None] * b_B[None, :]
+            tl.store(p_tile, b_state, mask=in_state)
+        tl.debug_barrier()  # other threads of this program read below what this one has written
     for first in range(0, T, BT):
         o_i = first + o_t
         in_i = o_i < T
@@ -124,17 +188,43 @@ def tree_scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor, ancestors: Tensor
 ) -> Tensor:
     """See :func:`naive.tree_scan`: float32 y [B, T, H, P]; parents come before their children, as in every tree."""
+    nothing = (x, x, x, None, 1, False)
+    return replay_scan_(x, dt, A, B, C, D, state.contiguous(), ancestors, *nothing, most=0)
+
+
+def replay_scan_(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    state: Tensor,
+    ancestors: Tensor,
+    path: Tensor,
+    raw: Tensor,
+    length: Tensor,
+    dt_bias: Tensor | None,
+    shared: int,
+    softplus: bool,
+    *,
+    most: int | None = None,
+) -> Tensor:
+    """See :func:`naive.replay_scan_`; ``state`` is contiguous. ``most``: 0 where no path can be pending."""
     rows, count, heads, head_dim = x.shape
     groups, state_dim = B.shape[2:]
     x, B, C, dt = dense_rows(x, 2), dense_rows(B, 2), dense_rows(C, 2), dense_rows(dt, 2)
     y = x.new_empty(x.shape, dtype=torch.float32)
     config = scan_config(count, head_dim, state_dim, x.dtype)
     strides = [each.stride(dim) for each in (x, dt, B, C) for dim in (0, 1)]
-    skip = None if D is None else D.contiguous()
+    most = path.shape[1] if most is None else most
+    above, bias = ancestors.contiguous().view(torch.uint8), A if dt_bias is None else dt_bias
     with torch.cuda.device_of(x):  # Triton launches on the current device
         tree_scan_kernel[triton.cdiv(head_dim, config["BP"]), heads, rows](
-            *(x, dt, A.contiguous(), B, C, skip, state.contiguous(), ancestors.contiguous().view(torch.uint8), y),
-            *(count, *strides, heads, head_dim, groups, state_dim, D is not None),
+            *(x, dt, A.contiguous(), B, C, None if D is None else D.contiguous(), state),
+            *(above, y, path, raw.contiguous(), length, bias),
+            *(count, *strides, path.shape[-1], heads, head_dim, groups, state_dim, D is not None),
+            *(most, shared, dt_bias is not None, softplus),
             **config,
         )
     return y
@@ -144,15 +234,6 @@ def tree_scan(
 def _path_length(p_path: tl.tensor, D: int, BD: tl.constexpr) -> tl.tensor:
     o_d = tl.arange(0, BD)
     return tl.sum((tl.load(p_path + o_d, mask=o_d < D, other=-1) >= 0).to(tl.int32), axis=0)
-
-
-@triton.jit
-def _softplus(x: tl.tensor) -> tl.tensor:
-    # log(1 + e) loses e where it is small: the quotient by what 1 + e really is puts it back.
-    power = tl.exp(tl.minimum(x, 20.0))
-    whole = 1.0 + power
-    small = tl.where(whole == 1.0, power, tl.log(whole) * (power / tl.where(whole == 1.0, 1.0, whole - 1.0)))
-    return tl.where(x > 20.0, x, small)
 
 
 @triton.jit
@@ -226,8 +307,7 @@ def jump_states_kernel(
     i_l, i_b = i_lb // rows, i_lb % rows
     o_p, o_n = i_p * BP + tl.arange(0, BP), tl.arange(0, BN)
     in_p, in_n = o_p < P, o_n < N
-    o_x = i_h // SHARED * P + o_p  # channels of the conv
-    o_B = H * P // SHARED + i_h // (H // G * SHARED) * N + o_n
+    o_x, o_B = _mixed_channels(i_h, o_p, o_n, H, P, G, N, SHARED)
     p_windows += i_lb * channels * W
     p_inputs += i_lb * T * channels
     p_dt += i_lb * T * H + i_h
@@ -240,11 +320,7 @@ def jump_states_kernel(
     b_state = tl.load(p_states + o_p[:, None] * N + o_n[None, :], mask=in_state, other=0.0)
     length = _path_length(p_path, D, BD)
     for d in range(0, length):
-        step = tl.load(p_dt + tl.load(p_path + d) * H).to(tl.float32)
-        if HAS_DT_BIAS:
-            step += tl.load(p_dt_bias + i_l * H + i_h).to(tl.float32)
-        if SOFTPLUS:
-            step = _softplus(step)
+        step = _step_size(p_dt + tl.load(p_path + d) * H, p_dt_bias + i_l * H + i_h, HAS_DT_BIAS, SOFTPLUS)
         b_x = _path_conv(
             p_windows, p_inputs, p_path, p_weight, p_bias, d, o_x, in_p, channels, weight_tap, W, HAS_BIAS, SILU
         )

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from specdecodes.kernels.causal_conv import sequence_conv, step_conv_, tree_conv
+from specdecodes.kernels.causal_conv import replay_conv_, sequence_conv, step_conv_, tree_conv
 
 
 class ScoredTree(Protocol):
@@ -31,6 +31,22 @@ class ScoredTree(Protocol):
 
 
 @dataclass
+class PendingPath:
+    """An accepted path that window and state have still to move along; the next score of a tree does it on the way.
+
+    Attributes:
+        inputs: raw conv inputs of its nodes [B, M, C]; kept: what else a jump needs, [B, M, ...].
+        length: int64 [B], how many of the M nodes there are; 0 if nothing is pending.
+        mixed: its nodes after the conv [B, M, C], between the conv and the scan of a layer.
+    """
+
+    inputs: Tensor
+    kept: Tensor
+    length: Tensor
+    mixed: Tensor | None = None
+
+
+@dataclass
 class RecurrentLayer:
     """Committed state and fixed parameters of one mixer; the parameters are learned from its first op calls.
 
@@ -40,6 +56,7 @@ class RecurrentLayer:
     Attributes:
         window: the last W raw conv inputs, oldest first [B, C, W], model dtype.
         state: the recurrent state [B, ...], float32 (float64 in a float64 model); None where there is none.
+        pending: the path that both have still to move along; None where a commit moves them itself.
     """
 
     by_level: ClassVar[bool] = False
@@ -53,6 +70,7 @@ class RecurrentLayer:
     weight: Tensor | None = None
     bias: Tensor | None = None
     activation: str | None = None
+    pending: PendingPath | None = None
 
     def reset(self) -> None:
         """Back to the empty prefix; buffers are kept, so their addresses stay."""
@@ -102,7 +120,7 @@ class RecurrentLayer:
         raise NotImplementedError
 
     def score(self, inputs: Any, tree: ScoredTree, keep: str) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: ANN401
-        """Scan the nodes of a tree; the committed state is only read.
+        """Scan the nodes of a tree; the state moves along what is pending, if at all.
 
         Args:
             keep: ``inputs`` (what the stack's jump needs, [B, T, ...] each), ``states`` (the state after every node,
@@ -121,8 +139,12 @@ class RecurrentLayer:
 def score_conv(
     layer: RecurrentLayer, x: Tensor, index: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None
 ) -> Tensor:
-    """Convolve the nodes of a tree [B, C, T] along their paths; the committed window is only read."""
-    return tree_conv(x, some(layer.window), index, weight, bias, activation)
+    """Convolve the nodes of a tree [B, C, T] along their paths; the window moves along what is pending, if at all."""
+    window, pending = some(layer.window), layer.pending
+    if pending is None:
+        return tree_conv(x, window, index, weight, bias, activation)
+    y, pending.mixed = replay_conv_(x, window, index, weight, bias, activation, pending.inputs, pending.length)
+    return y
 
 
 def node_windows(layer: RecurrentLayer, x: Tensor, index: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from specdecodes.kernels import choice
 from specdecodes.kernels.causal_conv import SILU
 from specdecodes.kernels.mamba2_scan import (
     chunk_scan,
@@ -20,15 +21,19 @@ from specdecodes.kernels.mamba2_scan import (
     jump_,
     path_jump_,
     path_jump_serves,
+    replay_scan_,
+    split_mixed,
     step_,
     tree_scan,
     tree_states,
 )
-from specdecodes.models.recurrences.layer import RecurrentLayer, ScoredTree, some
-from specdecodes.models.recurrences.stack import RecurrentStack
+from specdecodes.models.recurrences.layer import PendingPath, RecurrentLayer, ScoredTree, some
+from specdecodes.models.recurrences.stack import RecurrentStack, gather_rows
 
 NO_LIMIT = (0.0, float("inf"))
 """Bounds of a step size in stock one-token steps, and therefore in everything but prefill (see ``SequencePass``)."""
+PENDING = 16
+"""Nodes of the longest path that waits for the next score; the conv takes as many at once."""
 
 
 class Mamba2Inputs(NamedTuple):
@@ -51,6 +56,7 @@ class Mamba2Layer(RecurrentLayer):
     dt_bias: Tensor | None = None
     softplus: bool = True
     groups: int = 1
+    shared: int = 1
 
     @property
     def shape_key(self) -> tuple[Any, ...]:
@@ -105,7 +111,13 @@ class Mamba2Layer(RecurrentLayer):
         """See the base; a jump needs raw step sizes besides the conv inputs."""
         x, dt, steps, A, B, C, D = inputs
         state = some(self.state)
-        y = tree_scan(x, steps, A, B, C, D, state, tree.ancestors)
+        given = (x, steps, A, B, C, D, state, tree.ancestors)
+        if (pending := self.pending) is None:
+            y = tree_scan(*given)
+        else:
+            path = (some(pending.mixed), pending.kept, pending.length, self.dt_bias)
+            y = replay_scan_(*given, *path, shared=self.shared, softplus=self.softplus)
+            pending.mixed = None
         if keep == "inputs":
             return y, (dt,)
         return y, (tree_states(x, steps, A, B, state, tree.ancestors),) if keep == "states" else ()
@@ -126,7 +138,6 @@ class Mamba2Stack(RecurrentStack):
         needed = self.channels - sizes[1]
         # MambaInLlama has x and B once for several heads, as grouped queries share keys, and repeats them for the scan.
         self.shared = sum(sizes) // needed
-        self.sizes = [size // self.shared for size in sizes]
         self.weight, self.bias = self.path_weights(needed)
         self.A = torch.stack([some(layer.A) for layer in layers])[:, None, None]
         self.dt_bias = (
@@ -136,13 +147,42 @@ class Mamba2Stack(RecurrentStack):
         served = path_jump_serves(self.windows, some(self.states), self.weight, self.A, shared=self.shared)
         self._in_one_call = served and self.activation in (None, *SILU)
 
+    def defer(self) -> None:
+        """See the base; done where the Triton kernels serve, which read a state once for both."""
+        if not (self._in_one_call and choice.serves("triton", self.windows.device.type, self.windows.dtype)):
+            return
+        layers, rows = self.windows.shape[:2]
+        inputs = self.windows.new_zeros(layers, rows, PENDING, self.channels)
+        raw = inputs.new_zeros(layers, rows, PENDING, self.heads, dtype=torch.float32)
+        length = torch.zeros(rows, dtype=torch.long, device=inputs.device)
+        self.pending = PendingPath(inputs, raw, length)
+        for i, layer in enumerate(self.layers):
+            layer.pending, layer.shared = PendingPath(inputs[i], raw[i], length), self.shared
+
     def jump(self, path: Tensor, inputs: Tensor, *kept: Tensor) -> None:
         """See the base; ``kept``: raw step sizes [layers, B, T, H]."""
-        if not self._in_one_call:
+        length = path.shape[1]
+        if self.pending is not None and length <= PENDING:
+            nodes = path.clamp(min=0)
+            self.pending.inputs[:, :, :length].copy_(gather_rows(inputs, nodes))
+            self.pending.kept[:, :, :length].copy_(gather_rows(kept[0], nodes))
+            torch.sum(path >= 0, dim=1, out=self.pending.length)
+        elif self._in_one_call:
+            self._jump_in_one_call(path, inputs, kept[0])
+        else:
             super().jump(path, inputs, *kept)
-            return
+
+    def flush(self) -> None:
+        """See the base."""
+        if self.pending is not None:
+            place = torch.arange(PENDING, device=self.windows.device)
+            path = torch.where(place < self.pending.length[:, None], place, -1)
+            self._jump_in_one_call(path, self.pending.inputs, self.pending.kept)
+            self.settle()
+
+    def _jump_in_one_call(self, path: Tensor, inputs: Tensor, raw: Tensor) -> None:
         path_jump_(
-            *(self.windows, some(self.states), inputs, kept[0], path, self.weight, self.bias, self.A, self.dt_bias),
+            *(self.windows, some(self.states), inputs, raw, path, self.weight, self.bias, self.A, self.dt_bias),
             groups=self.groups,
             shared=self.shared,
             softplus=self.softplus,
@@ -152,11 +192,8 @@ class Mamba2Stack(RecurrentStack):
     def move_states(self, joined: Tensor, kept: tuple[Tensor, ...], valid: Tensor) -> None:
         """See the base; ``kept``: raw step sizes [layers, B, D, H]."""
         mixed = self.path_conv(joined, self.weight, self.bias)
-        x, B = mixed.split(self.sizes, dim=-1)
         steps = discretize(kept[0], self.dt_bias, NO_LIMIT, self.softplus) * valid[None, :, :, None]
-        x, B = x.unflatten(-1, (-1, self.head_dim)), B.unflatten(-1, (-1, self.state_dim))
-        if self.shared > 1:
-            x, B = (part.repeat_interleave(self.shared, dim=-2) for part in (x, B))
+        x, B = split_mixed(mixed, self.heads, self.head_dim, self.groups, self.state_dim, self.shared)
         jump_(some(self.states), x, steps, self.A, B)
 
     def kept_bytes(self, itemsize: int) -> int:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from specdecodes.kernels.causal_conv import path_conv
-from specdecodes.models.recurrences.layer import RecurrentLayer, some
+from specdecodes.models.recurrences.layer import PendingPath, RecurrentLayer, some
 
 PATH_BLOCK = 4
 """Paths are padded to multiples of so many nodes before a jump."""
@@ -34,6 +34,7 @@ class RecurrentStack:
         self.hold(windows, states)
         self.channels, self.width = self.windows.shape[2:]
         self.activation = layers[0].activation
+        self.pending: PendingPath | None = None
 
     def hold(self, windows: Tensor, states: Tensor | None) -> None:
         """Take over buffers that hold the layers' windows and states."""
@@ -41,6 +42,20 @@ class RecurrentStack:
         for i, layer in enumerate(self.layers):
             layer.window = windows[i]
             layer.state = None if states is None else states[i]
+
+    def defer(self) -> None:
+        """Let :meth:`jump` leave paths to the next score of a tree from now on, where that saves something.
+
+        Who reads windows or states in another way calls :meth:`flush` first.
+        """
+
+    def flush(self) -> None:
+        """Move along the path that is pending, if there is one."""
+
+    def settle(self) -> None:
+        """Nothing is pending any more."""
+        if self.pending is not None:
+            self.pending.length.zero_()
 
     def jump(self, path: Tensor, inputs: Tensor, *kept: Tensor) -> None:
         """Move every layer along ``path`` [B, D] (padded with -1), in closed form and in place.
