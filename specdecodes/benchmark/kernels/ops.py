@@ -143,7 +143,6 @@ OPS: dict[str, Op] = {
         lambda shape: shape.sizes.get(Mamba2Sizes),
         lambda sizes, count, where: costs.mamba2_commit(sizes, problems.path_length(count), where.widths),
         lambda sizes, count, where, numbers, _: problems.mamba2_commit(sizes, count, where, numbers),
-        nodes=path_lengths,
     ),
     "mamba2_step": Op(
         "Mamba-2, one token in place, one layer: plain decoding's",

@@ -125,7 +125,10 @@ def mamba2_step(sizes: Mamba2Sizes, where: Where, numbers: Numbers) -> Problem:
 
 
 def mamba2_commit(sizes: Mamba2Sizes, count: int, where: Where, numbers: Numbers) -> Problem:
-    """Move the windows and states of all mixers along a path of at most ``LONGEST_PATH`` nodes, from the raw inputs."""
+    """Move the windows and states of all mixers along a path of at most ``LONGEST_PATH`` of a tree's nodes.
+
+    From the raw inputs that a score of the tree kept.
+    """
     n, s = numbers, sizes
     layers = [
         Mamba2Layer(
@@ -145,17 +148,15 @@ def mamba2_commit(sizes: Mamba2Sizes, count: int, where: Where, numbers: Numbers
     path = torch.arange(path_length(count), device=where.device)[None]
     wide = [Mamba2Layer(**{name: _wide(value) for name, value in vars(layer).items()}) for layer in layers]
 
-    def moved(layers: Sequence[Mamba2Layer], *kept: Tensor) -> Callable[[], Outputs]:
-        stack = Mamba2Stack(layers, lambda function: function)
+    stack, exact = (Mamba2Stack(each, lambda function: function) for each in (layers, wide))
 
-        def run() -> Outputs:
-            stack.jump(path, *kept)
-            assert stack.states is not None
-            return stack.states, stack.windows
+    def moved(stack: Mamba2Stack, *kept: Tensor) -> Outputs:
+        stack.jump(path, *kept)
+        assert stack.states is not None
+        return stack.states, stack.windows
 
-        return run
-
-    return Problem(moved(layers, inputs, dt), moved(wide, inputs.double(), dt.double()))
+    given = {"stack": stack, "inputs": inputs, "dt": dt, "path": path}
+    return Problem(lambda: moved(stack, inputs, dt), lambda: moved(exact, inputs.double(), dt.double()), given)
 
 
 def tree_conv(sizes: Mamba2Sizes | DeltaSizes | S6Sizes, count: int, where: Where, numbers: Numbers) -> Problem:
@@ -163,13 +164,15 @@ def tree_conv(sizes: Mamba2Sizes | DeltaSizes | S6Sizes, count: int, where: Wher
     n, s = numbers, sizes
     x, window = n.model(1, count, s.channels).mT, n.model(1, s.channels, s.taps)
     weight, bias = n.model(s.channels, s.taps), n.model(s.channels)
-    index = topology(count, where).windows(s.taps)
+    tree = topology(count, where)
+    index = tree.windows(s.taps)
 
     def convolved(kind: torch.dtype) -> Outputs:
         inputs = (x.to(kind), window.to(kind), index, weight.to(kind), bias.to(kind))
         return (causal_conv.tree_conv(*inputs, "silu"),)
 
-    return Problem(lambda: convolved(where.dtype), lambda: convolved(torch.float64))
+    given = {"x": x, "window": window, "weight": weight, "bias": bias, "ancestors": tree.ancestors}
+    return Problem(lambda: convolved(where.dtype), lambda: convolved(torch.float64), given)
 
 
 def delta_tree(sizes: DeltaSizes, count: int, where: Where, numbers: Numbers) -> Problem:

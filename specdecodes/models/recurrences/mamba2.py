@@ -151,13 +151,18 @@ class Mamba2Stack(RecurrentStack):
 
     def move_states(self, joined: Tensor, kept: tuple[Tensor, ...], valid: Tensor) -> None:
         """See the base; ``kept``: raw step sizes [layers, B, D, H]."""
+        x, B = self.scanned(joined)
+        steps = discretize(kept[0], self.dt_bias, NO_LIMIT, self.softplus) * valid[None, :, :, None]
+        jump_(some(self.states), x, steps, self.A, B)
+
+    def scanned(self, joined: Tensor) -> tuple[Tensor, Tensor]:
+        """What the scan of a path gets: x [layers, B, D, H, P] and B [layers, B, D, G, N]; ``joined``: see the base."""
         mixed = self.path_conv(joined, self.weight, self.bias)
         x, B = mixed.split(self.sizes, dim=-1)
-        steps = discretize(kept[0], self.dt_bias, NO_LIMIT, self.softplus) * valid[None, :, :, None]
         x, B = x.unflatten(-1, (-1, self.head_dim)), B.unflatten(-1, (-1, self.state_dim))
         if self.shared > 1:
             x, B = (part.repeat_interleave(self.shared, dim=-2) for part in (x, B))
-        jump_(some(self.states), x, steps, self.A, B)
+        return x, B
 
     def kept_bytes(self, itemsize: int) -> int:
         """See the base: H step sizes."""

@@ -105,9 +105,12 @@ def _given(op: str, count: int) -> tuple[object, int, Where, problems.Numbers]:
 
 
 def test_numbers_of_trees_and_paths() -> None:
-    """Plain decoding's op has one token; commits differ by the length of the path alone."""
+    """Plain decoding's op has one token; moves of rows differ by the length of the path alone."""
     assert [case.nodes for case in plan("mamba2_step", counts=(1, 8, 13))] == [1, 1]
     assert path_lengths((1, 2, 8, 13)) == [1, 2, 4]
+    assert [case.nodes for case in cases(["tiny-bamba"], ["mamba2_commit"], (8, 13))] == [8, 13], (
+        "a peer reads them all"
+    )
     assert topology(5, Where(CPU, torch.float32, chain=True)).parents.tolist() == [[-1, 0, 1, 2, 3]]
     assert topology(64, F32).depths.max() < 20
 
