@@ -69,11 +69,12 @@ def _costs(shape: Shape, nodes: int, dtype: torch.dtype, context: int) -> Iterat
             if nodes > 1:
                 yield costs.kv_gather(sizes, length, w)
             continue
-        yield _times(sizes.layers, costs.tree_conv(sizes, nodes, w))
-        if isinstance(sizes, Mamba2Sizes):
-            scan = costs.mamba2_step(sizes, w) if nodes == 1 else costs.mamba2_tree(sizes, nodes, w)
-            if nodes > 1:
-                yield costs.mamba2_commit(sizes, length, w)
+        conv = costs.tree_conv(sizes, nodes, w)
+        if isinstance(sizes, Mamba2Sizes) and nodes == 1:
+            scan = costs.mamba2_step(sizes, w)
+        elif isinstance(sizes, Mamba2Sizes):  # the path that the step before accepted goes in front of the tree
+            scan, conv = (each(sizes, nodes, length, w) for each in (costs.mamba2_replay_tree, costs.replay_conv))
+            yield costs.mamba2_defer(sizes, length, w)
         else:
             scan = (
                 costs.delta_tree(sizes, nodes, w) if isinstance(sizes, DeltaSizes) else costs.s6_tree(sizes, nodes, w)
@@ -81,6 +82,7 @@ def _costs(shape: Shape, nodes: int, dtype: torch.dtype, context: int) -> Iterat
             # The states are read for the scan and, once more, read and written for the commit.
             state = _state_bytes(sizes, w)
             yield Cost(sizes.layers * state * (1 if nodes == 1 else 2), 0, launches=0 if nodes == 1 else 1)
+        yield _times(sizes.layers, conv)
         yield _times(sizes.layers, scan)
 
 

@@ -20,9 +20,9 @@ from rich.progress import track
 
 from specdecodes.benchmark.kernels.measure import Case, Row, cases, forms_of, measured, measured_peer, predicted
 from specdecodes.benchmark.kernels.ops import FORMS, OPS
-from specdecodes.benchmark.kernels.peers import PEERS, Loaded, load_peer
+from specdecodes.benchmark.kernels.peers import PEERS, Loaded, load_peers
 from specdecodes.benchmark.kernels.problems import Where
-from specdecodes.benchmark.kernels.table import describe, print_rows
+from specdecodes.benchmark.kernels.table import describe, print_rows, together
 from specdecodes.benchmark.kernels.timing import PUBLISHED, Roofline, measure_roofline, published, published_for
 from specdecodes.benchmark.provenance import write_measurement
 from specdecodes.benchmark.shapes import SHAPES, shape_named
@@ -42,7 +42,11 @@ WIDE = 150
 def _example() -> str:
     about = "\n".join(f"  {name:18} {shape.about}" for name, shape in SHAPES.items())
     ops = "\n".join(f"  {name:18} {op.about}" for name, op in OPS.items())
-    peers = "\n".join(f"  {name:18} {peer.module}.{peer.function}, {peer.project}" for name, peer in PEERS.items())
+    peers = "\n".join(
+        f"  {name:22} {peer.op:18} {peer.module}: {', '.join(peer.functions)}"
+        for name, each in PEERS.items()
+        for peer in each
+    )
     return f"""\
 shapes:
 {about}
@@ -50,7 +54,7 @@ shapes:
 ops:
 {ops}
 
-peers:
+peers, the op that each stands beside, and what is called:
 {peers}
 
 examples:
@@ -80,7 +84,7 @@ def _parser() -> OneLineParser:
     parser.add_argument("--implementation", choices=FORMS, help=help, **many)
     parser.add_argument("--context", type=int, default=1024, metavar="N", help="committed tokens (default: 1024)")
     parser.add_argument("--repeats", type=int, default=20, metavar="N", help="of which the median (default: 20)")
-    help = "time a peer's kernel beside ours; may be repeated"
+    help = "time a peer's kernels beside ours; may be repeated"
     parser.add_argument("--peer", metavar="NAME=FOLDER", default=[], help=help, **many)
     parser.add_argument("--predict", choices=PUBLISHED, help="run nothing: what this card's published figures allow")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write rows, rooflines, versions, hardware to FILE")
@@ -139,13 +143,8 @@ def _planned(options: argparse.Namespace, shape: str) -> tuple[list[Case], list[
     planned = cases(shapes, options.op or list(OPS), options.tree_size or TREE_SIZES)
     if not planned:
         raise ValueError(f"--op: expected one that {', '.join(shapes)} has, got {', '.join(options.op)}")
-    loaded = [load_peer(each) for each in options.peer]
-    for each in loaded:
-        if all(case.op != each.peer.op for case in planned):
-            raise ValueError(
-                f"--peer: expected {each.peer.op} among the ops, which {each.name} stands beside, got none"
-            )
-    return planned, loaded
+    ops = {case.op for case in planned}
+    return planned, [loaded for each in options.peer for loaded in load_peers(each, ops)]
 
 
 def _wanted(asked: Sequence[str] | None, planned: Sequence[Case], where: Where) -> Sequence[str]:
@@ -188,7 +187,10 @@ def _print(rows: Sequence[Row], rooflines: dict[str, Roofline], where: Where) ->
         console = Console(width=WIDE)
     roofline = next(iter(rooflines.values()))
     for _, group in groupby(rows, key=lambda row: row.shape):
-        print_rows(list(group), roofline, console)
+        of_shape = list(group)
+        print_rows(of_shape, roofline, console)
+        for line in together(of_shape):
+            print(line)
     print(f"{str(where.dtype).removeprefix('torch.')}, one row, {where.context} committed tokens")
     for name, each in rooflines.items():
         print(describe(each, name))

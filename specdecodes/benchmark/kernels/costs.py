@@ -74,6 +74,31 @@ def mamba2_commit(sizes: Mamba2Sizes, length: int, w: Widths) -> Cost:
     return Cost(s.layers * moved, s.layers * 2 * d * (inner * s.state_dim + s.taps * taken), launches=2)
 
 
+def mamba2_replay_tree(sizes: Mamba2Sizes, count: int, length: int, w: Widths) -> Cost:
+    """A tree's scan, and S written besides; x and B of the D nodes of a path, and their step sizes, in float32."""
+    s, d, tree = sizes, length, mamba2_tree(sizes, count, w)
+    inner, taken = s.heads * s.head_dim, s.channels - s.groups * s.state_dim
+    moved = inner * s.state_dim * w.state + d * (taken * w.model + 4 * s.heads)
+    return Cost(tree.bytes + moved, tree.flops + 2 * d * inner * s.state_dim)
+
+
+def replay_conv(sizes: Mamba2Sizes, count: int, length: int, w: Widths) -> Cost:
+    """A tree's conv, and the window written besides; inputs and outputs of the D nodes of a path."""
+    s, tree = sizes, tree_conv(sizes, count, w)
+    return Cost(
+        tree.bytes + (s.taps + 2 * length) * s.channels * w.model, tree.flops + 2 * length * s.channels * s.taps
+    )
+
+
+def mamba2_defer(sizes: Mamba2Sizes, length: int, w: Widths) -> Cost:
+    """Of all layers: raw inputs and step sizes of D nodes read and written, the latter in float32.
+
+    Seven launches of plain torch.
+    """
+    s = sizes
+    return Cost(s.layers * length * (2 * s.channels * w.model + s.heads * (w.model + 4)), 0, launches=7)
+
+
 def tree_conv(sizes: Mamba2Sizes | DeltaSizes | S6Sizes, count: int, w: Widths) -> Cost:
     """Inputs and outputs of T nodes, the window above the root, W weights and a bias per channel, W places per node."""
     c, t, taps = sizes.channels, count, sizes.taps

@@ -28,8 +28,8 @@ from specdecodes.models.cache import AttentionRows
 from specdecodes.models.masks import behind_prefix
 from specdecodes.models.recurrences.gated_delta import DeltaInputs, GatedDeltaLayer
 from specdecodes.models.recurrences.kimi_delta import KimiDeltaLayer
-from specdecodes.models.recurrences.layer import RecurrentLayer
-from specdecodes.models.recurrences.mamba2 import Mamba2Inputs, Mamba2Layer, Mamba2Stack
+from specdecodes.models.recurrences.layer import PendingPath, RecurrentLayer
+from specdecodes.models.recurrences.mamba2 import PENDING, Mamba2Inputs, Mamba2Layer, Mamba2Stack
 from specdecodes.models.recurrences.s6 import S6Inputs, S6Layer
 
 LONGEST_PATH = 4
@@ -125,7 +125,10 @@ def mamba2_step(sizes: Mamba2Sizes, where: Where, numbers: Numbers) -> Problem:
 
 
 def mamba2_commit(sizes: Mamba2Sizes, count: int, where: Where, numbers: Numbers) -> Problem:
-    """Move the windows and states of all mixers along a path of at most ``LONGEST_PATH`` nodes, from the raw inputs."""
+    """Move the windows and states of all mixers along a path of at most ``LONGEST_PATH`` of a tree's nodes.
+
+    From the raw inputs that a score of the tree kept.
+    """
     n, s = numbers, sizes
     layers = [
         Mamba2Layer(
@@ -145,17 +148,69 @@ def mamba2_commit(sizes: Mamba2Sizes, count: int, where: Where, numbers: Numbers
     path = torch.arange(path_length(count), device=where.device)[None]
     wide = [Mamba2Layer(**{name: _wide(value) for name, value in vars(layer).items()}) for layer in layers]
 
-    def moved(layers: Sequence[Mamba2Layer], *kept: Tensor) -> Callable[[], Outputs]:
-        stack = Mamba2Stack(layers, lambda function: function)
+    stack, exact = (Mamba2Stack(each, lambda function: function) for each in (layers, wide))
 
-        def run() -> Outputs:
-            stack.jump(path, *kept)
-            assert stack.states is not None
-            return stack.states, stack.windows
+    def moved(stack: Mamba2Stack, *kept: Tensor) -> Outputs:
+        stack.jump(path, *kept)
+        assert stack.states is not None
+        return stack.states, stack.windows
 
-        return run
+    given = {"stack": stack, "inputs": inputs, "dt": dt, "path": path}
+    return Problem(lambda: moved(stack, inputs, dt), lambda: moved(exact, inputs.double(), dt.double()), given)
 
-    return Problem(moved(layers, inputs, dt), moved(wide, inputs.double(), dt.double()))
+
+def mamba2_replay_tree(sizes: Mamba2Sizes, count: int, where: Where, numbers: Numbers) -> Problem:
+    """Score the nodes of a tree in one mixer, whose state moves along the path of the step before on the way."""
+    n, s = numbers, sizes
+    tree, pending = mamba2_tree(sizes, count, where, numbers).given, _pending(sizes, count, where, numbers)
+    dt_bias = n.state(s.heads) - 1
+    given = [tree[name] for name in ("x", "steps", "A", "B", "C", "D", "state", "ancestors")]
+    given += [n.model(*pending.inputs.shape), pending.kept, pending.length, dt_bias]
+
+    def scanned(*given: Tensor) -> Outputs:
+        return mamba2_scan.replay_scan_(*given, shared=s.shared, softplus=True), given[6]
+
+    return Problem(lambda: scanned(*given), lambda: scanned(*(_wide(each, copy=True) for each in given)))
+
+
+def replay_conv(sizes: Mamba2Sizes, count: int, where: Where, numbers: Numbers) -> Problem:
+    """Convolve the nodes of a tree in one mixer, whose window moves along the path of the step before on the way."""
+    tree, pending = tree_conv(sizes, count, where, numbers).given, _pending(sizes, count, where, numbers)
+    index = topology(count, where).windows(sizes.taps)
+    given = [tree["x"], tree["window"], index, tree["weight"], tree["bias"]]
+
+    def convolved(inputs: Tensor, x: Tensor, window: Tensor, *others: Tensor) -> Outputs:
+        index, weight, bias = others
+        y, path = causal_conv.replay_conv_(x, window, index, weight, bias, "silu", inputs, pending.length)
+        return y, path[:, : path_length(count)], window
+
+    return Problem(
+        lambda: convolved(pending.inputs, *given),
+        lambda: convolved(*(_wide(each, copy=True) for each in (pending.inputs, *given))),
+    )
+
+
+def mamba2_defer(sizes: Mamba2Sizes, count: int, where: Where, numbers: Numbers) -> Problem:
+    """What a commit does where the path waits for the next score: gather its inputs, of all mixers."""
+    n, s, length = numbers, sizes, path_length(count)
+    inputs, dt = n.model(s.layers, 1, count, s.channels), n.model(s.layers, 1, count, s.heads)
+    path = torch.arange(length, device=where.device)[None]
+    pending = PendingPath.room(s.layers, inputs, PENDING, s.heads)
+
+    def taken() -> Outputs:
+        pending.take(path, inputs, dt)
+        return pending.inputs[:, :, :length], pending.kept[:, :, :length]
+
+    return Problem(taken, lambda: (inputs[:, :, :length].double(), dt[:, :, :length].double()))
+
+
+def _pending(sizes: Mamba2Sizes, count: int, where: Where, numbers: Numbers) -> PendingPath:
+    """Of one mixer, a path of as many nodes as a tree of ``count`` commits."""
+    room = PendingPath.room(1, numbers.model(1, 1, sizes.channels), PENDING, sizes.heads)
+    room.inputs.normal_(generator=numbers.source)
+    room.kept.normal_(generator=numbers.source)
+    room.length.fill_(path_length(count))
+    return room.of_layer(0)
 
 
 def tree_conv(sizes: Mamba2Sizes | DeltaSizes | S6Sizes, count: int, where: Where, numbers: Numbers) -> Problem:
@@ -163,13 +218,15 @@ def tree_conv(sizes: Mamba2Sizes | DeltaSizes | S6Sizes, count: int, where: Wher
     n, s = numbers, sizes
     x, window = n.model(1, count, s.channels).mT, n.model(1, s.channels, s.taps)
     weight, bias = n.model(s.channels, s.taps), n.model(s.channels)
-    index = topology(count, where).windows(s.taps)
+    tree = topology(count, where)
+    index = tree.windows(s.taps)
 
     def convolved(kind: torch.dtype) -> Outputs:
         inputs = (x.to(kind), window.to(kind), index, weight.to(kind), bias.to(kind))
         return (causal_conv.tree_conv(*inputs, "silu"),)
 
-    return Problem(lambda: convolved(where.dtype), lambda: convolved(torch.float64))
+    given = {"x": x, "window": window, "weight": weight, "bias": bias, "ancestors": tree.ancestors}
+    return Problem(lambda: convolved(where.dtype), lambda: convolved(torch.float64), given)
 
 
 def delta_tree(sizes: DeltaSizes, count: int, where: Where, numbers: Numbers) -> Problem:
@@ -310,8 +367,9 @@ def _scored(
     )
 
 
-def _wide(value: Any) -> Any:  # noqa: ANN401 - of any field
-    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+def _wide(value: Any, copy: bool = False) -> Any:  # noqa: ANN401 - of any field
+    floating = isinstance(value, Tensor) and value.is_floating_point()
+    return value.to(torch.float64, copy=copy) if floating else value
 
 
 def _kept(rows: AttentionRows) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -10,10 +10,18 @@ from rich.text import Text
 
 from specdecodes.benchmark.kernels.measure import Row
 from specdecodes.benchmark.kernels.timing import Roofline
-from specdecodes.benchmark.shapes import SHAPES
+from specdecodes.benchmark.shapes import SHAPES, Mamba2Sizes
 
 COUNTED = ("MB", "MFLOP", "launches", "bound by", "roofline us")
 MEASURED = ("us", "of roofline", "GB/s", "GFLOP/s", "error")
+
+TOGETHER = {
+    "scan + conv + replay": ("mamba2_tree", "tree_conv", "mamba2_commit"),
+    "replay in scan and conv": ("mamba2_replay_tree", "replay_conv", "mamba2_defer"),
+}
+"""What a state-space model adds to a step that scores a tree, in two ways: two ops of one layer, one of all layers."""
+GOALS = {("mamba-in-llama-8b", 13): 4.0, ("mamba-in-llama-8b", 64): 2.0}
+"""How many times as fast as a peer these ops are to be, by shape and nodes; see benchmark/results/README.md."""
 
 
 def print_rows(rows: Sequence[Row], roofline: Roofline, console: Console) -> None:
@@ -34,6 +42,39 @@ def print_rows(rows: Sequence[Row], roofline: Roofline, console: Console) -> Non
     for row in rows:
         if row.note:
             console.print(Text(f"{row.op}, {row.nodes} nodes: {row.note}"))
+
+
+def together(rows: Sequence[Row]) -> Iterator[str]:
+    """Of one shape's rows: a line for every way of :data:`TOGETHER` and form of ours, and peer, that has all of it."""
+    found = {(row.nodes, row.form, row.op): row for row in rows if row.seconds is not None}
+    ways: list[tuple[str, list[Row]]] = []
+    for nodes, form in dict.fromkeys((nodes, form) for nodes, form, _ in found):
+        for way, ops in TOGETHER.items():
+            parts = [found[nodes, form, op] for op in ops if (nodes, form, op) in found]
+            if len(parts) == len(ops):
+                ways.append((way, parts))
+    for way, ours in ways:
+        for _, theirs in ways:
+            peer = theirs[0].form.startswith("peer:") and not ours[0].form.startswith("peer:")
+            if peer and ours[0].nodes == theirs[0].nodes:
+                yield _compared(way, ours, theirs)
+
+
+def _compared(way: str, ours: Sequence[Row], theirs: Sequence[Row]) -> str:
+    shape, nodes = ours[0].shape, ours[0].nodes
+    layers = SHAPES[shape].sizes[Mamba2Sizes].layers
+
+    def seconds(parts: Sequence[Row]) -> float:
+        *of_layer, of_all = (row.seconds or 0.0 for row in parts)
+        return layers * sum(of_layer) + of_all
+
+    times = ", ".join(f"{parts[0].form} {seconds(parts) * 1e6:.2f} us" for parts in (ours, theirs))
+    goal = f" (goal: {GOALS[shape, nodes]:g})" if (shape, nodes) in GOALS else ""
+    captured = all(row.captured for row in (*ours, *theirs))
+    return (
+        f"{way} of {layers} layers, {nodes} nodes: {times}: {seconds(theirs) / seconds(ours):.2f} times as fast"
+        f"{goal}, {'all' if captured else 'not all'} in CUDA graphs"
+    )
 
 
 def describe(roofline: Roofline, name: str) -> str:

@@ -204,7 +204,7 @@ def jump_(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor) -> None:
 
 def split_mixed(
     mixed: Tensor, heads: int, head_dim: int, groups: int, state_dim: int, shared: int
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, Tensor]:
     """Return x [..., H, P] and B [..., G, N] of what a conv puts out, [..., C]; ``shared`` heads read the same."""
     x = mixed[..., : heads * head_dim // shared].unflatten(-1, (-1, head_dim))
     B = mixed[..., heads * head_dim // shared :][..., : groups * state_dim // shared].unflatten(-1, (-1, state_dim))

@@ -45,6 +45,29 @@ class PendingPath:
     length: Tensor
     mixed: Tensor | None = None
 
+    @classmethod
+    def room(cls, layers: int, like: Tensor, most: int, heads: int) -> PendingPath:
+        """For ``most`` nodes in every one of ``layers`` ([layers, B, M, ...]), nothing pending.
+
+        Args:
+            like: conv inputs [..., B, T, C]. heads: step sizes of a node, which are kept in float32.
+        """
+        rows, _, channels = like.shape[-3:]
+        inputs = like.new_zeros(layers, rows, most, channels)
+        kept = like.new_zeros(layers, rows, most, heads, dtype=torch.float32)
+        return cls(inputs, kept, torch.zeros(rows, dtype=torch.long, device=like.device))
+
+    def take(self, path: Tensor, inputs: Tensor, kept: Tensor) -> None:
+        """Gather the nodes of ``path`` [B, D] (padded with -1) of what all layers kept, [layers, B, T, ...] each."""
+        nodes, length = path.clamp(min=0), path.shape[1]
+        self.inputs[:, :, :length].copy_(gather_rows(inputs, nodes))
+        self.kept[:, :, :length].copy_(gather_rows(kept, nodes))
+        torch.sum(path >= 0, dim=1, out=self.length)
+
+    def of_layer(self, index: int) -> PendingPath:
+        """One layer's, on the same buffers."""
+        return PendingPath(self.inputs[index], self.kept[index], self.length)
+
 
 @dataclass
 class RecurrentLayer:
@@ -157,6 +180,14 @@ def node_windows(layer: RecurrentLayer, x: Tensor, index: Tensor) -> Tensor:
 def advance_conv(window: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
     """One token per row: shift ``x`` [R, C] into ``window`` [R, C, W] in place and convolve it; returns [R, C]."""
     return step_conv_(window, x, weight, bias, activation)
+
+
+def gather_rows(values: Tensor, nodes: Tensor) -> Tensor:
+    """Gather nodes [B, D] of values [layers, B, T, ...] -> [layers, B, D, ...]."""
+    if nodes.shape[0] == 1:
+        return values.index_select(2, nodes[0])
+    rows = torch.arange(nodes.shape[0], device=nodes.device)[:, None]
+    return values[:, rows, nodes]
 
 
 def some(tensor: Tensor | None) -> Tensor:

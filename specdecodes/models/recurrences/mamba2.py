@@ -28,7 +28,7 @@ from specdecodes.kernels.mamba2_scan import (
     tree_states,
 )
 from specdecodes.models.recurrences.layer import PendingPath, RecurrentLayer, ScoredTree, some
-from specdecodes.models.recurrences.stack import RecurrentStack, gather_rows
+from specdecodes.models.recurrences.stack import RecurrentStack
 
 NO_LIMIT = (0.0, float("inf"))
 """Bounds of a step size in stock one-token steps, and therefore in everything but prefill (see ``SequencePass``)."""
@@ -151,22 +151,14 @@ class Mamba2Stack(RecurrentStack):
         """See the base; done where the Triton kernels serve, which read a state once for both."""
         if not (self._in_one_call and choice.serves("triton", self.windows.device.type, self.windows.dtype)):
             return
-        layers, rows = self.windows.shape[:2]
-        inputs = self.windows.new_zeros(layers, rows, PENDING, self.channels)
-        raw = inputs.new_zeros(layers, rows, PENDING, self.heads, dtype=torch.float32)
-        length = torch.zeros(rows, dtype=torch.long, device=inputs.device)
-        self.pending = PendingPath(inputs, raw, length)
+        self.pending = PendingPath.room(len(self.layers), self.windows.mT, PENDING, self.heads)
         for i, layer in enumerate(self.layers):
-            layer.pending, layer.shared = PendingPath(inputs[i], raw[i], length), self.shared
+            layer.pending, layer.shared = self.pending.of_layer(i), self.shared
 
     def jump(self, path: Tensor, inputs: Tensor, *kept: Tensor) -> None:
         """See the base; ``kept``: raw step sizes [layers, B, T, H]."""
-        length = path.shape[1]
-        if self.pending is not None and length <= PENDING:
-            nodes = path.clamp(min=0)
-            self.pending.inputs[:, :, :length].copy_(gather_rows(inputs, nodes))
-            self.pending.kept[:, :, :length].copy_(gather_rows(kept[0], nodes))
-            torch.sum(path >= 0, dim=1, out=self.pending.length)
+        if self.pending is not None and path.shape[1] <= PENDING:
+            self.pending.take(path, inputs, kept[0])
         elif self._in_one_call:
             self._jump_in_one_call(path, inputs, kept[0])
         else:
@@ -191,10 +183,14 @@ class Mamba2Stack(RecurrentStack):
 
     def move_states(self, joined: Tensor, kept: tuple[Tensor, ...], valid: Tensor) -> None:
         """See the base; ``kept``: raw step sizes [layers, B, D, H]."""
-        mixed = self.path_conv(joined, self.weight, self.bias)
+        x, B = self.scanned(joined)
         steps = discretize(kept[0], self.dt_bias, NO_LIMIT, self.softplus) * valid[None, :, :, None]
-        x, B = split_mixed(mixed, self.heads, self.head_dim, self.groups, self.state_dim, self.shared)
         jump_(some(self.states), x, steps, self.A, B)
+
+    def scanned(self, joined: Tensor) -> tuple[Tensor, Tensor]:
+        """What the scan of a path gets: x [layers, B, D, H, P] and B [layers, B, D, G, N]; ``joined``: see the base."""
+        mixed = self.path_conv(joined, self.weight, self.bias)
+        return split_mixed(mixed, self.heads, self.head_dim, self.groups, self.state_dim, self.shared)
 
     def kept_bytes(self, itemsize: int) -> int:
         """See the base: H step sizes."""

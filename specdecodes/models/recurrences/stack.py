@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from specdecodes.kernels.causal_conv import path_conv
-from specdecodes.models.recurrences.layer import PendingPath, RecurrentLayer, some
+from specdecodes.models.recurrences.layer import PendingPath, RecurrentLayer, gather_rows, some
 
 PATH_BLOCK = 4
 """Paths are padded to multiples of so many nodes before a jump."""
@@ -123,11 +123,3 @@ def make_stacks(
     for layer in layers:
         groups.setdefault(layer.shape_key, []).append(layer)
     return [kind(group, compiled) for group in groups.values()]
-
-
-def gather_rows(values: Tensor, nodes: Tensor) -> Tensor:
-    """Gather nodes [B, D] of values [layers, B, T, ...] -> [layers, B, D, ...]."""
-    if nodes.shape[0] == 1:
-        return values.index_select(2, nodes[0])
-    rows = torch.arange(nodes.shape[0], device=nodes.device)[:, None]
-    return values[:, rows, nodes]

@@ -10,6 +10,7 @@ import pytest
 from specdecodes.benchmark.kernels import command, measure
 from specdecodes.benchmark.kernels.command import PROG, main
 from specdecodes.benchmark.kernels.ops import OPS
+from specdecodes.benchmark.kernels.peers import PEERS
 from specdecodes.benchmark.kernels.timing import Roofline
 from specdecodes.benchmark.shapes import SHAPES
 
@@ -100,7 +101,7 @@ def peer(tmp_path: Path) -> str:
 
 
 def test_peers_are_timed_beside_ours(peer: str, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--op", "mamba2_tree", "--op", "tree_conv", "--implementation", "naive", "--peer", peer]
+    flags = ["--op", "mamba2_tree", "--op", "kv_gather", "--implementation", "naive", "--peer", peer]
     assert main([*QUICK, *flags]) == 0
     printed = capsys.readouterr().out
     assert printed.count("peer:stree") == 2, "a row and its note"
@@ -121,7 +122,10 @@ def test_peers_are_timed_beside_ours(peer: str, capsys: pytest.CaptureFixture[st
         (["--implementation", "cuda"], "argument --implementation: invalid choice: 'cuda'"),
         (["--peer", "vllm=x"], "--peer: expected one of flash-linear-attention, mamba-ssm, stree, got 'vllm'"),
         (["--json", "no/such/folder.json"], "--json: expected a file in a folder that exists, got "),
-        (["--op", "linear", "--peer", "PEER"], "--peer: expected mamba2_tree among the ops, which stree stands beside"),
+        (
+            ["--op", "linear", "--peer", "PEER"],
+            "--peer: expected one of mamba2_tree, tree_conv, mamba2_commit among the ops",
+        ),
         (["--predict", "h200", "--device", "cpu"], "--device: expected none with --predict, which runs nothing"),
         (["--predict", "h200", "--peer", "stree=x"], "--peer: expected none with --predict, which runs nothing"),
         (
@@ -145,4 +149,5 @@ def test_help_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     printed = capsys.readouterr().out
-    assert all(name in printed for name in (*OPS, *SHAPES, "tree_scan_mask_combined_fwd"))
+    functions = [function for peers in PEERS.values() for peer in peers for function in peer.functions]
+    assert all(name in printed for name in (*OPS, *SHAPES, *functions))

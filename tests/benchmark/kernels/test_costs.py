@@ -47,6 +47,17 @@ def test_mamba2_commit() -> None:
     )
 
 
+def test_a_replay_that_is_part_of_scan_and_conv() -> None:
+    tree, conv = costs.mamba2_tree(SHARED, 3, F32), costs.tree_conv(SHARED, 3, BF16)
+    # S 1024 written; x and B 64 and 4 step sizes of 2 nodes
+    found = costs.mamba2_replay_tree(SHARED, 3, 2, F32)
+    assert found == Cost(tree.bytes + 1024 * 4 + 2 * (64 * 4 + 4 * 4), tree.flops + 2 * 2 * 1024)
+    # 128 channels: window 4 written, inputs and outputs of 2 nodes
+    assert costs.replay_conv(SHARED, 3, 2, BF16) == Cost(conv.bytes + 8 * 128 * 2, conv.flops + 2 * 2 * 128 * 4)
+    # 3 layers, 2 nodes: 128 inputs in and out, 4 step sizes from bfloat16 to float32
+    assert costs.mamba2_defer(SHARED, 2, BF16) == Cost(3 * 2 * (2 * 128 * 2 + 4 * 6), 0, launches=7)
+
+
 def test_tree_conv() -> None:
     # channels 32 + 2 * 32 = 96: inputs 3, window 4, weights 4 + 1, outputs 3; 12 places
     assert costs.tree_conv(MAMBA2, 3, BF16) == Cost(15 * 96 * 2 + 12 * 8, 2 * 3 * 96 * 4)

@@ -27,7 +27,10 @@ FLAT = Roofline(bandwidth=1e9, peak=1e10, launch=1e-6, source="made up")
 SHAPES_OF = {
     "mamba2_tree": {"bamba", "mamba_in_llama"},
     "mamba2_commit": {"bamba", "mamba_in_llama"},
+    "mamba2_replay_tree": {"bamba", "mamba_in_llama"},
+    "mamba2_defer": {"bamba", "mamba_in_llama"},
     "mamba2_step": {"bamba", "mamba_in_llama"},
+    "replay_conv": {"bamba", "mamba_in_llama"},
     "tree_conv": {"bamba", "mamba_in_llama", "mamba", "qwen3_next", "kimi_linear"},
     "gated_delta_tree": {"qwen3_next"},
     "kimi_delta_tree": {"kimi_linear"},
@@ -105,9 +108,12 @@ def _given(op: str, count: int) -> tuple[object, int, Where, problems.Numbers]:
 
 
 def test_numbers_of_trees_and_paths() -> None:
-    """Plain decoding's op has one token; commits differ by the length of the path alone."""
+    """Plain decoding's op has one token; moves of rows differ by the length of the path alone."""
     assert [case.nodes for case in plan("mamba2_step", counts=(1, 8, 13))] == [1, 1]
     assert path_lengths((1, 2, 8, 13)) == [1, 2, 4]
+    assert [case.nodes for case in cases(["tiny-bamba"], ["mamba2_commit"], (8, 13))] == [8, 13], (
+        "a peer reads them all"
+    )
     assert topology(5, Where(CPU, torch.float32, chain=True)).parents.tolist() == [[-1, 0, 1, 2, 3]]
     assert topology(64, F32).depths.max() < 20
 
