@@ -78,7 +78,7 @@ def cases() -> Iterator[Case]:
     """Every kernel in every configuration that the launchers choose for the models of ``SHAPES``, each once."""
     seen = []
     makers: dict[type[Any], Sequence[Callable[[Any, torch.dtype], Iterator[Case]]]] = {
-        Mamba2Sizes: (_scans, _jumps, _conv),
+        Mamba2Sizes: (_scans, _jumps, _windows, _conv),
         S6Sizes: (_s6,),
         DeltaSizes: (_delta,),
         AttentionSizes: (_gathers, _attention),
@@ -110,8 +110,12 @@ def _jumps(shape: Mamba2Sizes, dtype: torch.dtype) -> Iterator[Case]:
     config = scan.jump_config(LENGTH, shape.head_dim, shape.state_dim)
     constants = {**_mixer(shape), "SHARED": shape.shared, "W": shape.taps, **flags, **config}
     yield Case("jump_states", scan.jump_states_kernel, constants, types)
-    tiles = scan.windows_config(LENGTH, shape.taps)
-    yield Case("jump_windows", scan.jump_windows_kernel, {"W": shape.taps, **tiles}, types)
+
+
+def _windows(shape: Mamba2Sizes, dtype: torch.dtype) -> Iterator[Case]:
+    types = _types(dtype, "p_windows p_inputs", p_path="*i64")
+    constants = {"W": shape.taps, **conv.windows_config(LENGTH, shape.taps)}
+    yield Case("jump_windows", conv.jump_windows_kernel, constants, types)
 
 
 def _conv(shape: Mamba2Sizes, dtype: torch.dtype) -> Iterator[Case]:
