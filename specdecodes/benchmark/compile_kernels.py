@@ -79,9 +79,9 @@ def cases() -> Iterator[Case]:
     """Every kernel in every configuration that the launchers choose for the models of ``SHAPES``, each once."""
     seen = []
     makers: dict[type[Any], Sequence[Callable[[Any, torch.dtype], Iterator[Case]]]] = {
-        Mamba2Sizes: (_scans, _jumps, _conv),
+        Mamba2Sizes: (_scans, _jumps, _windows, _conv),
         S6Sizes: (_s6,),
-        DeltaSizes: (_delta,),
+        DeltaSizes: (_delta, _windows),
         AttentionSizes: (_gathers, _attention),
     }
     for kind, made in makers.items():
@@ -114,8 +114,12 @@ def _jumps(shape: Mamba2Sizes, dtype: torch.dtype) -> Iterator[Case]:
     config = scan.jump_config(LENGTH, shape.head_dim, shape.state_dim)
     constants = {**_mixer(shape), "SHARED": shape.shared, "W": shape.taps, **flags, **config}
     yield Case("jump_states", scan.jump_states_kernel, constants, types)
-    tiles = scan.windows_config(LENGTH, shape.taps)
-    yield Case("jump_windows", scan.jump_windows_kernel, {"W": shape.taps, **tiles}, types)
+
+
+def _windows(shape: Mamba2Sizes | DeltaSizes, dtype: torch.dtype) -> Iterator[Case]:
+    types = _types(dtype, "p_windows p_inputs", p_path="*i64")
+    constants = {"W": shape.taps, **conv.windows_config(LENGTH, shape.taps)}
+    yield Case("jump_windows", conv.jump_windows_kernel, constants, types)
 
 
 def _conv(shape: Mamba2Sizes, dtype: torch.dtype) -> Iterator[Case]:
@@ -138,8 +142,10 @@ def _s6(sizes: S6Sizes, dtype: torch.dtype) -> Iterator[Case]:
 def _delta(sizes: DeltaSizes, dtype: torch.dtype) -> Iterator[Case]:
     types = _types(dtype, "p_v p_beta", p_ancestors="*u8")
     config = delta.scan_config(sizes.key_dim, sizes.value_dim, sizes.decays, dtype)
-    constants = {"H": sizes.heads, "K": sizes.key_dim, "V": sizes.value_dim, "E": sizes.decays, **config}
-    yield Case("delta_tree_scan", delta.tree_scan_kernel, constants, types)
+    heads = {"H": sizes.heads, "K": sizes.key_dim, "V": sizes.value_dim, "E": sizes.decays}
+    yield Case("delta_tree_scan", delta.tree_scan_kernel, {**heads, **config}, types)
+    constants = {**heads, "NORMALIZES": True, **delta.jump_config(LENGTH, sizes.key_dim, sizes.value_dim)}
+    yield Case("delta_jump", delta.jump_kernel, constants, _types(dtype, "p_k", p_path="*i64"))
 
 
 def _gathers(sizes: AttentionSizes, dtype: torch.dtype) -> Iterator[Case]:
@@ -251,7 +257,7 @@ def _main(argv: list[str] | None) -> int:
 def _line(row: dict[str, Any], problem: str | None) -> str:
     tiles = " ".join(f"{name}={value}" for name, value in row["settings"].items() if not isinstance(value, bool))
     kind = next(
-        row["pointers"][name] for name in ("p_x", "p_inputs", "p_v", "p_keys", "p_y") if name in row["pointers"]
+        row["pointers"][name] for name in ("p_x", "p_inputs", "p_v", "p_keys", "p_k", "p_y") if name in row["pointers"]
     )
     taken = f"{row['registers']} registers, {row['spilled_bytes']} spilled, {row['shared_bytes']} shared"
     return f"{row['kernel']} sm_{row['capability']} {kind} {tiles}: {taken}" + (f"; {problem}" if problem else "")

@@ -81,7 +81,10 @@ def _costs(shape: Shape, nodes: int, dtype: torch.dtype, context: int) -> Iterat
             )
             # The states are read for the scan and, once more, read and written for the commit.
             state = _state_bytes(sizes, w)
-            yield Cost(sizes.layers * state * (1 if nodes == 1 else 2), 0, launches=0 if nodes == 1 else 1)
+            if nodes > 1 and isinstance(sizes, DeltaSizes):
+                yield costs.delta_commit(sizes, length, w)
+            else:
+                yield Cost(sizes.layers * state * (1 if nodes == 1 else 2), 0, launches=0 if nodes == 1 else 1)
         yield _times(sizes.layers, conv)
         yield _times(sizes.layers, scan)
 

@@ -97,7 +97,7 @@ def served(device: str, dtype: torch.dtype) -> list[Served]:
         "prefill scan, Kimi delta": installed.KIMI_DELTA.decide(device, dtype),
         "prefill scan, S6": Choice("naive", "plain torch; others' kernels start from no state"),
         "S6 tree scan and jump": only_triton,
-        "delta-rule tree scan": only_triton,
+        "delta-rule tree scan and jump": only_triton,
         "kv gather": only_triton,
         "tree attention": _attention(chosen),
     }

@@ -43,3 +43,10 @@ def log_decay(
         b_step = finite(tl.load(p_dt + o_k * dt_node, mask=o_k < T, other=0.0).to(tl.float32)) * rate
         b_sum += tl.sum(tl.where(b_above, b_step[None, :], 0.0), axis=1)
     return b_sum
+
+
+@triton.jit
+def path_length(p_path: tl.tensor, D: int, BD: tl.constexpr) -> tl.tensor:
+    """Nodes of a path [D] that is padded with -1."""
+    o_d = tl.arange(0, BD)
+    return tl.sum((tl.load(p_path + o_d, mask=o_d < D, other=-1) >= 0).to(tl.int32), axis=0)

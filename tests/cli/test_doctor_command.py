@@ -26,7 +26,7 @@ OPS = [
     "tree attention",
 ]
 
-ONLY_TRITON = ["S6 tree scan and jump", "delta-rule tree scan", "kv gather"]
+ONLY_TRITON = ["S6 tree scan and jump", "delta-rule tree scan and jump", "kv gather"]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from specdecodes.core.load import load
 from specdecodes.core.tree import Topology
@@ -261,12 +262,16 @@ def test_step_sizes_of_a_jump_far_out() -> None:
     )
 
 
-@pytest.mark.slow
-def test_a_model_decodes_the_same() -> None:
+def check_decoding(model: PreTrainedModel) -> None:
     """Scan, conv and jump together; loading compares a tree and a commit with the stock model's own steps."""
     prompt = torch.arange(5, 17)[None]
     answers = [
-        load(toy_model("mamba2"), "ngram", mode, **settings).generate(prompt, max_new_tokens=6, ignore_eos=True).tokens
+        load(model, "ngram", mode, **settings).generate(prompt, max_new_tokens=6, ignore_eos=True).tokens
         for mode, settings in (("naive", {}), ("stree", {"tree": "2,1"}))
     ]
     assert answers[0] == answers[1]
+
+
+@pytest.mark.slow
+def test_a_model_decodes_the_same() -> None:
+    check_decoding(toy_model("mamba2"))

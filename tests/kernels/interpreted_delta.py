@@ -1,4 +1,4 @@
-"""The kernel of the delta rules in Triton's interpreter against plain torch in float64; run like ``interpreted.py``."""
+"""The delta rules' kernels in Triton's interpreter against plain torch in float64; run like ``interpreted.py``."""
 
 from __future__ import annotations
 
@@ -8,16 +8,27 @@ from torch import Tensor
 
 from specdecodes.core.tree import Topology
 from specdecodes.kernels import gated_delta, kimi_delta
+from specdecodes.kernels.gated_delta import naive, normalize
+from specdecodes.models.recurrences.gated_delta import GatedDeltaLayer, GatedDeltaStack
 
-from .interpreted import BF16, F32, F64, QUICK, SLOW, TOLERANCE, TREES
+from ..models.families import make
+from .interpreted import BF16, F32, F64, QUICK, SLOW, TOLERANCE, TREES, check_decoding, each_dtype
 from .paths import chain, error
 from .test_delta_rules import SCANS, Inputs, each_rule, inputs
-from .test_native import _poisoned  # noqa: F401 - an autouse fixture: what is not written is nan
+from .test_native import _poisoned, normal  # noqa: F401 - an autouse fixture: what is not written is nan
 
 SERVED = {"gated": gated_delta.tree_scan, "kimi": kimi_delta.tree_scan}
 DIMS = [(2, 5, 4), (1, 33, 20), (1, 16, 40)]
 """Heads, key dim, value dim: K and V differ, and fill no tile, or one, or more."""
 OUTPUTS = ("y", "u")
+PATHS = [
+    [[3], [0]],
+    [[0, 2, -1, -1, -1], [0, 1, 3, 4, 6]],
+    [[0, 5], [-1, -1]],
+]
+"""Of two rows: one node each; two and five, shorter and longer than the window; two and none."""
+LAYERS, NODES, CHANNELS, TAPS = 2, 8, 7, 4
+GUARD = 64
 COUNTS = [13, *(pytest.param(count, marks=pytest.mark.slow) for count in (*QUICK, *SLOW) if count != 13)]
 
 
@@ -135,3 +146,129 @@ def test_padding_nodes_are_inert(rule: str) -> None:
         alone = scan(rule, fewer, Topology(parents[:, :size]).ancestors)
         for found, expected in zip(alone, whole, strict=True):
             assert torch.equal(found[row], expected[row, :size])
+
+
+def guarded(x: Tensor) -> tuple[Tensor, Tensor]:
+    """A copy between nans, and the buffer that holds all of it."""
+    buffer = x.new_full((x.numel() + 2 * GUARD,), torch.nan)
+    inside = buffer[GUARD:-GUARD].view(x.shape)
+    inside.copy_(x)
+    return inside, buffer
+
+
+def jumped(
+    rule: str,
+    dims: tuple[int, int, int],
+    path: list[list[int]],
+    dtype: torch.dtype = F32,
+    normalizes: bool = True,
+    size: float | None = None,
+    empty: bool = False,
+) -> None:
+    """Jump two layers and rows; compare with plain torch in float64, row by row along the nodes that are there.
+
+    Args:
+        size: of every third log decay. empty: states are zero.
+    """
+    heads, key_dim, value_dim = dims
+    shape = (LAYERS, len(path), NODES, heads)
+    states = normal(LAYERS, len(path), heads, key_dim, value_dim) * (not empty)
+    windows = normal(LAYERS, len(path), CHANNELS, TAPS).to(dtype)
+    inputs, k = normal(*shape[:3], CHANNELS).to(dtype), normal(*shape, key_dim, seed="k").to(dtype)
+    k[..., 0, :] *= 1e-3  # where what is added to a squared length counts
+    u, g = normal(*shape, value_dim, seed="u"), -normal(*shape, key_dim if rule == "kimi" else 1, seed="g").abs()
+    if size is not None:
+        g[:, :, ::3] = size
+    for row, nodes in enumerate(path):
+        off = [node for node in range(NODES) if node not in nodes]
+        for each in (inputs, k, u, g):
+            each[:, row, off] = torch.nan  # must not be read
+    expected, shifted = [], []
+    for row, padded in enumerate(path):
+        nodes, moved = [node for node in padded if node >= 0], states[:, row].double()
+        if nodes:
+            keys = normalize(k[:, row, nodes].double()) if normalizes else k[:, row, nodes]
+            naive.jump_(moved, keys, u[:, row, nodes], g[:, row, nodes])
+        expected.append(moved)
+        shifted.append(torch.cat([windows[:, row], inputs[:, row, nodes].mT], dim=-1)[..., -TAPS:])
+    (states, around), (windows, beside) = guarded(states), guarded(windows)
+    kept = [guarded(each)[0] for each in (inputs, k, u, g)]
+    assert gated_delta.path_jump_serves(windows, states)
+    gated_delta.path_jump_(windows, states, *kept, torch.tensor(path), normalizes=normalizes)
+    assert error(states, torch.stack(expected, dim=1)) < TOLERANCE[F32]  # float32 inside in any case
+    assert torch.equal(windows, torch.stack(shifted, dim=1))
+    assert all(int(each.isnan().sum()) == 2 * GUARD for each in (around, beside))
+
+
+@each_rule
+@each_dtype
+@pytest.mark.parametrize("path", PATHS, ids=["1 and 1", "2 and 5", "2 and 0"])
+@pytest.mark.parametrize("dims", [*DIMS, (3, 20, 33)], ids=str)
+def test_a_jump_is_the_recurrence_along_the_path(
+    dims: tuple[int, int, int], path: list[list[int]], dtype: torch.dtype, rule: str
+) -> None:
+    jumped(rule, dims, path, dtype)
+
+
+@each_rule
+def test_a_jump_from_nothing(rule: str) -> None:
+    jumped(rule, DIMS[0], PATHS[1], empty=True)
+
+
+@each_rule
+def test_a_jump_of_an_op_that_takes_keys_as_they_come(rule: str) -> None:
+    jumped(rule, DIMS[0], PATHS[1], normalizes=False)
+
+
+@each_rule
+@pytest.mark.parametrize("size", [0.0, -1e-8, -80.0, -1e4])
+def test_a_jump_with_extreme_decays(size: float, rule: str) -> None:
+    jumped(rule, DIMS[0], PATHS[1], size=size)
+
+
+def test_what_a_jump_serves() -> None:
+    """Models in float64 have states in float64; buffers cut from larger ones are not moved by the kernels."""
+    states, windows = torch.zeros(2, 3, 1, 4, 4), torch.zeros(2, 3, 5, 4)
+    assert gated_delta.path_jump_serves(windows, states)
+    assert gated_delta.path_jump_serves(windows.bfloat16(), states)
+    assert not gated_delta.path_jump_serves(windows.double(), states.double())
+    assert not gated_delta.path_jump_serves(windows, states.double())
+    assert not gated_delta.path_jump_serves(windows[:, 1:], states)
+    assert not gated_delta.path_jump_serves(windows, states[:, 1:])
+
+
+@each_rule
+@pytest.mark.parametrize("normalizes", [True, False])
+def test_a_stack_jumps_as_in_float64(normalizes: bool, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack of a float64 model takes the plain form; one of a float32 model does not."""
+    heads, key_dim, value_dim = DIMS[0]
+    shape, path = (LAYERS, 2, NODES, heads), torch.tensor(PATHS[1])
+    k, u = normal(*shape, key_dim), normal(*shape, value_dim)
+    kept = (normal(*shape[:3], CHANNELS), k, u, -normal(*shape, key_dim if rule == "kimi" else 1, seed="g").abs())
+
+    def moved(dtype: torch.dtype) -> GatedDeltaStack:
+        layers = [
+            GatedDeltaLayer(
+                i,
+                window=normal(2, CHANNELS, TAPS, seed=i).to(dtype),
+                state=normal(2, heads, key_dim, value_dim, seed=i).to(dtype),
+                normalizes=normalizes,
+            )
+            for i in range(LAYERS)
+        ]
+        stack = GatedDeltaStack(layers, lambda function: function)
+        stack.jump(path, *(each.to(dtype) for each in kept))
+        return stack
+
+    exact = moved(F64)
+    monkeypatch.delattr(GatedDeltaStack, "move_states")
+    ours = moved(F32)
+    assert ours.states is not None and exact.states is not None
+    assert error(ours.states, exact.states) < TOLERANCE[F32]
+    assert torch.equal(ours.windows.double(), exact.windows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen3_next", "kimi_linear"])
+def test_a_model_decodes_the_same(family: str) -> None:
+    check_decoding(make(family))

@@ -56,7 +56,7 @@ def _compile(cases: list[aot.Case]) -> None:
 def test_one_configuration_of_every_kernel_compiles() -> None:
     first = {case.name: case for case in reversed(list(aot.cases()))}
     scans = {"tree_scan", "replay_scan", "s6_tree_scan", "delta_tree_scan"}
-    jumps = {"jump_states", "jump_windows", "s6_jump"}
+    jumps = {"jump_states", "jump_windows", "s6_jump", "delta_jump"}
     others = {"tree_conv", "replay_conv", "kv_gather", "attention_piece", "attention_merge"}
     assert set(first) == scans | jumps | others
     _compile(list(first.values()))

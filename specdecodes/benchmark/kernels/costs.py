@@ -119,6 +119,18 @@ def delta_tree(sizes: DeltaSizes, count: int, w: Widths) -> Cost:
     return Cost(moved, 2 * s.heads * (between + 2 * t * state + 3 * t * t * s.value_dim // 2))
 
 
+def delta_commit(sizes: DeltaSizes, length: int, w: Widths) -> Cost:
+    """Of all layers: S and windows read and written; raw inputs, keys, corrections and log decays of D nodes.
+
+    Two launches: states, windows.
+    """
+    s, d = sizes, length
+    state = s.heads * s.key_dim * s.value_dim
+    moved = 2 * (state * w.state + s.channels * s.taps * w.model) + d * (s.channels + s.heads * s.key_dim) * w.model
+    moved += d * s.heads * (s.value_dim + s.decays) * w.state
+    return Cost(s.layers * moved, s.layers * 2 * d * state, launches=2)
+
+
 def s6_tree(sizes: S6Sizes, count: int, w: Widths) -> Cost:
     """S and A once; x, B, C, y of the model, step sizes and parents of T nodes.
 

@@ -109,13 +109,24 @@ def _conv(shape: Shape) -> Any:  # noqa: ANN401 - of the three kinds that convol
     return next((each for each in found if each is not None), None)
 
 
-def _delta_op(about: str, folder: str, per_channel: bool) -> Op:
+def _delta_tree(about: str, per_channel: bool) -> Op:
     return Op(
         about,
-        folder,
+        "gated_delta",  # whose kernel takes both kinds of decay
         lambda shape: _delta(shape, per_channel),
         lambda sizes, count, where: costs.delta_tree(sizes, count, where.widths),
         lambda sizes, count, where, numbers, _: problems.delta_tree(sizes, count, where, numbers),
+    )
+
+
+def _delta_commit(about: str, per_channel: bool) -> Op:
+    return Op(
+        f"{about}: windows and states of all layers along a path of {problems.LONGEST_PATH}",
+        "gated_delta",
+        lambda shape: _delta(shape, per_channel),
+        lambda sizes, count, where: costs.delta_commit(sizes, problems.path_length(count), where.widths),
+        lambda sizes, count, where, numbers, _: problems.delta_commit(sizes, count, where, numbers),
+        nodes=path_lengths,
     )
 
 
@@ -183,8 +194,10 @@ OPS: dict[str, Op] = {
         lambda sizes, count, where, numbers, _: problems.replay_conv(sizes, count, where, numbers),
         lacks=("native",),
     ),
-    "gated_delta_tree": _delta_op("gated delta rule over a tree, one layer", "gated_delta", per_channel=False),
-    "kimi_delta_tree": _delta_op("Kimi delta attention over a tree, one layer", "kimi_delta", per_channel=True),
+    "gated_delta_tree": _delta_tree("gated delta rule over a tree, one layer", per_channel=False),
+    "gated_delta_commit": _delta_commit("gated delta replay", per_channel=False),
+    "kimi_delta_tree": _delta_tree("Kimi delta attention over a tree, one layer", per_channel=True),
+    "kimi_delta_commit": _delta_commit("Kimi delta replay", per_channel=True),
     "s6_tree": Op(
         "S6 scan of a tree, one layer",
         "s6_scan",

@@ -103,12 +103,13 @@ def _stree_replay(update: Function, gather: Function, given: dict[str, Any]) -> 
     its favour: to pick rows of a batch, to copy windows and states once more, and to make C of zeros.
     """
     stack, path = given["stack"], given["path"]
-    joined = torch.cat([stack.windows.mT, given["inputs"]], dim=2)
+    inputs, raw = given["kept"]
+    joined = torch.cat([stack.windows.mT, inputs], dim=2)
     x, B = stack.scanned(joined)
     states = stack.states.to(x.dtype)
     # As in ``_mamba_ssm``: what a head shares has stride 0.
     A = stack.A.flatten(1)[..., None, None].expand(states[:, 0].shape)
-    dt, dt_bias = given["dt"][..., None], stack.dt_bias.flatten(1)[..., None].expand(A.shape[:3])
+    dt, dt_bias = raw[..., None], stack.dt_bias.flatten(1)[..., None].expand(A.shape[:3])
     settings = {"D": torch.zeros_like(dt_bias[0]), "z": None, "dt_softplus": True}
     C = torch.zeros_like(B[0])
     on_path = torch.zeros(dt.shape[1:3], dtype=torch.bool, device=path.device).scatter(1, path, True)
@@ -119,8 +120,8 @@ def _stree_replay(update: Function, gather: Function, given: dict[str, Any]) -> 
             window.copy_(joined[layer].index_select(1, rows.flatten()).mT)
             taken = on_path[..., None, None]
             steps = dt[layer].masked_fill(~taken, -1e4).expand(x[layer].shape)
-            inputs = (x[layer] * taken, steps, A[layer], B[layer] * taken, C)
-            update(states[layer], *inputs, dt_bias=dt_bias[layer], **settings)
+            tokens = (x[layer] * taken, steps, A[layer], B[layer] * taken, C)
+            update(states[layer], *tokens, dt_bias=dt_bias[layer], **settings)
         return states, stack.windows
 
     return run

@@ -26,11 +26,12 @@ from specdecodes.kernels.linear.packed import pack, packed_linear, unpack
 from specdecodes.kernels.tree_attention import tree_attention as attend
 from specdecodes.models.cache import AttentionRows
 from specdecodes.models.masks import behind_prefix
-from specdecodes.models.recurrences.gated_delta import DeltaInputs, GatedDeltaLayer
+from specdecodes.models.recurrences.gated_delta import DeltaInputs, GatedDeltaLayer, GatedDeltaStack
 from specdecodes.models.recurrences.kimi_delta import KimiDeltaLayer
 from specdecodes.models.recurrences.layer import PendingPath, RecurrentLayer
 from specdecodes.models.recurrences.mamba2 import PENDING, Mamba2Inputs, Mamba2Layer, Mamba2Stack
 from specdecodes.models.recurrences.s6 import S6Inputs, S6Layer
+from specdecodes.models.recurrences.stack import RecurrentStack
 
 LONGEST_PATH = 4
 """Nodes that are committed, where the tree has as many."""
@@ -145,18 +146,7 @@ def mamba2_commit(sizes: Mamba2Sizes, count: int, where: Where, numbers: Numbers
         for index in range(s.layers)
     ]
     inputs, dt = n.model(s.layers, 1, count, s.channels), n.model(s.layers, 1, count, s.heads)
-    path = torch.arange(path_length(count), device=where.device)[None]
-    wide = [Mamba2Layer(**{name: _wide(value) for name, value in vars(layer).items()}) for layer in layers]
-
-    stack, exact = (Mamba2Stack(each, lambda function: function) for each in (layers, wide))
-
-    def moved(stack: Mamba2Stack, *kept: Tensor) -> Outputs:
-        stack.jump(path, *kept)
-        assert stack.states is not None
-        return stack.states, stack.windows
-
-    given = {"stack": stack, "inputs": inputs, "dt": dt, "path": path}
-    return Problem(lambda: moved(stack, inputs, dt), lambda: moved(exact, inputs.double(), dt.double()), given)
+    return _committed(Mamba2Stack, layers, count, where, inputs, dt)
 
 
 def mamba2_replay_tree(sizes: Mamba2Sizes, count: int, where: Where, numbers: Numbers) -> Problem:
@@ -240,6 +230,25 @@ def delta_tree(sizes: DeltaSizes, count: int, where: Where, numbers: Numbers) ->
     found = _scored(kind, state, DeltaInputs(normalize(q), normalize(k), v, g, beta, k), topology(count, where))
     found.given.update(q=q, k=k)  # as the model has them: peers normalise by themselves
     return found
+
+
+def delta_commit(sizes: DeltaSizes, count: int, where: Where, numbers: Numbers) -> Problem:
+    """As :func:`mamba2_commit`, from keys, corrections and log decays."""
+    n, s = numbers, sizes
+    kind = KimiDeltaLayer if s.per_channel else GatedDeltaLayer
+    layers = [
+        kind(
+            index,
+            window=n.model(1, s.channels, s.taps),
+            state=n.state(1, s.heads, s.key_dim, s.value_dim),
+            normalizes=True,
+        )
+        for index in range(s.layers)
+    ]
+    nodes = (s.layers, 1, count)
+    keys, corrections = n.model(*nodes, s.heads, s.key_dim), n.state(*nodes, s.heads, s.value_dim)
+    decays = -F.softplus(n.state(*nodes, s.heads, s.decays) - 1)
+    return _committed(GatedDeltaStack, layers, count, where, n.model(*nodes, s.channels), keys, corrections, decays)
 
 
 def s6_tree(sizes: S6Sizes, count: int, where: Where, numbers: Numbers) -> Problem:
@@ -365,6 +374,27 @@ def _scored(
     return Problem(
         lambda: layer.score(inputs, scored, "inputs")[:1], lambda: wide.score(widened, scored, "inputs")[:1], given
     )
+
+
+def _committed(
+    kind: type[RecurrentStack],
+    layers: Sequence[RecurrentLayer],
+    count: int,
+    where: Where,
+    *kept: Tensor,
+) -> Problem:
+    """Move all layers along the first nodes of the tree; ``kept``: what scoring kept, conv inputs first."""
+    path = torch.arange(path_length(count), device=where.device)[None]
+    wide = [type(layer)(**{name: _wide(value) for name, value in vars(layer).items()}) for layer in layers]
+    stack, exact = (kind(each, lambda function: function) for each in (layers, wide))
+
+    def moved(stack: RecurrentStack, *kept: Tensor) -> Outputs:
+        stack.jump(path, *kept)
+        assert stack.states is not None
+        return stack.states, stack.windows
+
+    given = {"stack": stack, "kept": kept, "path": path}
+    return Problem(lambda: moved(stack, *kept), lambda: moved(exact, *map(_wide, kept)), given)
 
 
 def _wide(value: Any, copy: bool = False) -> Any:  # noqa: ANN401 - of any field

@@ -1,6 +1,7 @@
-"""The causal convolution over a tree as a Triton kernel.
+"""The causal convolution over a tree, and its window along a path, as Triton kernels.
 
-Letters: B rows, T nodes, C channels, W taps. Names: ``i_`` program ids, ``o_`` offsets, ``p_`` pointers, ``b_`` tiles.
+Letters: B rows, T nodes, C channels, W taps, D path length, L layers.
+Names: ``i_`` program ids, ``o_`` offsets, ``p_`` pointers, ``b_`` tiles.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from specdecodes.kernels.native import rows as dense_rows
+from specdecodes.kernels.tiles import path_length, power
 
 
 def conv_config(most: int, taps: int) -> dict[str, int]:
@@ -55,6 +57,11 @@ def _finish(
         b_sum = b_sum.to(kind).to(tl.float32)
         b_sum = b_sum * tl.sigmoid(b_sum)
     return b_sum
+
+
+def windows_config(length: int, taps: int) -> dict[str, int]:
+    """Tiles of :func:`jump_windows_kernel`."""
+    return {"BD": power(length), "BC": 128, "BW": triton.next_power_of_2(taps)}
 
 
 @triton.jit
@@ -173,3 +180,51 @@ def _launch(
             **tiles,
         )
     return y, path
+
+
+@triton.jit
+def jump_windows_kernel(
+    p_windows: tl.tensor,
+    p_inputs: tl.tensor,
+    p_path: tl.tensor,
+    rows: int,
+    T: int,
+    D: int,
+    channels: int,
+    W: tl.constexpr,
+    BD: tl.constexpr,
+    BC: tl.constexpr,
+    BW: tl.constexpr,
+) -> None:
+    """Of one layer and batch row, BC channels of the window: its last W inputs, the path's included."""
+    i_c, i_lb = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    o_c, o_w = i_c * BC + tl.arange(0, BC), tl.arange(0, BW)
+    p_windows += i_lb * channels * W
+    p_inputs += i_lb * T * channels
+    p_path += i_lb % rows * D
+    length = path_length(p_path, D, BD)
+    o_place = length + o_w - W  # negative: above the root
+    inside = (o_c < channels)[:, None] & (o_w < W)[None, :]
+    above = inside & (o_place < 0)[None, :]
+    b_node = tl.load(p_path + o_place, mask=(o_place >= 0) & (o_w < W), other=0)
+    b_kept = tl.load(p_windows + o_c[:, None] * W + o_w[None, :] + length, mask=above, other=0.0)
+    p_new = p_inputs + b_node[None, :] * channels + o_c[:, None]
+    b_new = tl.load(p_new, mask=inside & (o_place >= 0)[None, :], other=0.0)
+    tl.debug_barrier()  # another thread may still have to read what this one overwrites
+    b_window = tl.where((o_place < 0)[None, :], b_kept, b_new)
+    tl.store(p_windows + o_c[:, None] * W + o_w[None, :], b_window, mask=inside)
+
+
+def jump_windows_(windows: Tensor, inputs: Tensor, path: Tensor) -> None:
+    """Move the windows [L, B, C, W] of all layers along ``path`` [B, D], padded with -1, in place and in one launch.
+
+    Args:
+        windows: contiguous. inputs: raw conv inputs [L, B, T, C].
+    """
+    layers, rows, channels, taps = windows.shape
+    inputs, path = inputs.contiguous(), path.contiguous()
+    config = windows_config(path.shape[1], taps)
+    with torch.cuda.device_of(windows):
+        jump_windows_kernel[triton.cdiv(channels, config["BC"]), layers * rows](
+            windows, inputs, path, rows, inputs.shape[2], path.shape[1], channels, taps, **config
+        )

@@ -1,4 +1,4 @@
-"""The gated delta rule: chooses between Triton (CUDA; the tree) and plain torch.
+"""The gated delta rule: chooses between Triton (CUDA; tree and jump) and plain torch.
 
 Of a sequence on CUDA, flash-linear-attention serves where it is installed.
 """
@@ -21,7 +21,19 @@ from specdecodes.kernels.gated_delta.naive import (
 from specdecodes.kernels.installed import Kernel
 from specdecodes.kernels.mamba2_scan.naive import compute_dtype
 
-__all__ = ["CHUNK", "TreeScan", "chosen", "jump_", "normalize", "sequence_scan", "step_", "tree_scan", "tree_states"]
+__all__ = [
+    "CHUNK",
+    "TreeScan",
+    "chosen",
+    "jump_",
+    "normalize",
+    "path_jump_",
+    "path_jump_serves",
+    "sequence_scan",
+    "step_",
+    "tree_scan",
+    "tree_states",
+]
 
 
 def sequence_scan(
@@ -62,6 +74,29 @@ def chosen(
         y, u = torch.ops.specdecodes.delta_tree_scan(q, k, v, g, beta, state, ancestors)
         return y, u
     return plain(q, k, v, g, beta, state, ancestors)
+
+
+def path_jump_serves(windows: Tensor, states: Tensor) -> bool:
+    """Whether :func:`path_jump_` takes buffers like these."""
+    served = choice.serves("triton", windows.device.type, windows.dtype) and states.dtype == torch.float32
+    return served and windows.is_contiguous() and states.is_contiguous()
+
+
+def path_jump_(
+    windows: Tensor, states: Tensor, inputs: Tensor, k: Tensor, u: Tensor, g: Tensor, path: Tensor, *, normalizes: bool
+) -> None:
+    """Move windows and states of all layers along a path, in place, in one call; only where :func:`path_jump_serves`.
+
+    Args:
+        windows: [layers, B, C, W]; states: [layers, B, H, K, V], float32.
+        inputs: raw conv inputs [layers, B, T, C].
+        k: as it came [layers, B, T, H, K]; u: of a scan [layers, B, T, H, V]; g: [layers, B, T, H, E], E = 1 or K.
+        path: node ids [B, D] padded with -1.
+        normalizes: whether the op divides keys by their length.
+    """
+    from specdecodes.kernels.gated_delta import triton  # where it is chosen, it imports
+
+    triton.path_jump_(windows, states, inputs, k, u, g, path, normalizes=normalizes)
 
 
 native.LIBRARY.define(

@@ -17,6 +17,8 @@ from specdecodes.kernels.mamba2_scan.naive import compute_dtype
 
 CHUNK = 64
 """Tokens of a sequence that are solved at once."""
+EPSILON = 1e-6
+"""What :func:`normalize` adds to a squared length."""
 
 TreeScan = Callable[..., tuple[Tensor, Tensor]]
 
@@ -24,7 +26,7 @@ TreeScan = Callable[..., tuple[Tensor, Tensor]]
 def normalize(x: Tensor) -> Tensor:
     """``x`` [..., K] over its length, in the compute dtype, as the op's ``use_qk_l2norm_in_kernel`` does."""
     x = x.to(compute_dtype(x.dtype))
-    return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + 1e-6)
+    return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + EPSILON)
 
 
 def tree_scan(

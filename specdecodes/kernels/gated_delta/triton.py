@@ -1,10 +1,10 @@
-"""The gated delta rule over a tree as a Triton kernel, with one decay per head or one per key channel.
+"""The gated delta rule over a tree and along a path as Triton kernels, with one decay per head or per key channel.
 
 README.md, and that of ``kernels/kimi_delta``, derive the formulas.
 
-Letters: B rows, T nodes, H heads, K key dim, V value dim, E = 1 or K.
-Names: ``i_`` program ids, ``o_`` offsets, ``p_`` pointers, ``b_`` tiles. Program ids that stand for rows and heads are
-int64, so that no product with a stride overflows.
+Letters: B rows, T nodes, H heads, K key dim, V value dim, E = 1 or K, D path length, L layers.
+Names: ``i_`` program ids, ``o_`` offsets, ``p_`` pointers, ``b_`` tiles. Program ids that stand for rows, heads and
+layers are int64, so that no product with a stride overflows.
 """
 
 from __future__ import annotations
@@ -14,13 +14,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from specdecodes.kernels.causal_conv.triton import jump_windows_
+from specdecodes.kernels.gated_delta import naive
 from specdecodes.kernels.native import rows as dense_rows
-from specdecodes.kernels.tiles import finite, log_decay, power, reaches, tile
+from specdecodes.kernels.tiles import finite, log_decay, path_length, power, reaches, tile
 
 BLOCK_T = 16
 """Nodes that are solved at once: the solution takes them one after the other."""
 BLOCK_V = 32
 """Columns of the state per program: a system has as many right-hand sides as it likes, each its own solution."""
+STATE_TILE = 4096
+"""Elements of the state that a program of a jump holds in registers."""
+EPSILON = tl.constexpr(naive.EPSILON)
 
 
 def scan_config(key_dim: int, value_dim: int, decays: int, dtype: torch.dtype) -> dict[str, int | str]:
@@ -29,6 +34,12 @@ def scan_config(key_dim: int, value_dim: int, decays: int, dtype: torch.dtype) -
     precision = "tf32x3" if dtype == torch.float32 else "tf32"
     tiles = {"BT": BLOCK_T, "BK": block_k, "BV": min(BLOCK_V, power(value_dim))}
     return {**tiles, "PRECISION": precision, "num_warps": 4, "num_stages": 1}
+
+
+def jump_config(length: int, key_dim: int, value_dim: int) -> dict[str, int]:
+    """Tiles of :func:`jump_kernel`."""
+    block_k = power(key_dim)  # a key's length takes all of it
+    return {"BD": power(length), "BK": block_k, "BV": min(BLOCK_V, power(value_dim), max(1, STATE_TILE // block_k))}
 
 
 @triton.jit
@@ -197,3 +208,60 @@ def tree_scan(
             **config,
         )
     return y, u
+
+
+@triton.jit
+def jump_kernel(
+    p_states: tl.tensor,
+    p_k: tl.tensor,
+    p_u: tl.tensor,
+    p_g: tl.tensor,
+    p_path: tl.tensor,
+    rows: int,
+    T: int,
+    D: int,
+    H: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    E: tl.constexpr,
+    NORMALIZES: tl.constexpr,
+    BD: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+) -> None:
+    """Of one layer, batch row and head, BV columns of the state: read once, moved along the path, written once."""
+    i_v, i_h, i_lb = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    o_k, o_v = tl.arange(0, BK), i_v * BV + tl.arange(0, BV)
+    in_k, in_v = o_k < K, o_v < V
+    p_states += (i_lb * H + i_h) * K * V
+    p_k += (i_lb * T * H + i_h) * K
+    p_u += (i_lb * T * H + i_h) * V
+    p_g += (i_lb * T * H + i_h) * E
+    p_path += i_lb % rows * D
+    b_state = tile(p_states, o_k, o_v, V, K, V)
+    for d in range(0, path_length(p_path, D, BD)):
+        node = tl.load(p_path + d)
+        b_k = tl.load(p_k + node * H * K + o_k, mask=in_k, other=0.0).to(tl.float32)
+        if NORMALIZES:
+            b_k *= tl.rsqrt(tl.sum(b_k * b_k, axis=0) + EPSILON)
+        b_u = tl.load(p_u + node * H * V + o_v, mask=in_v, other=0.0).to(tl.float32)
+        b_g = tl.load(p_g + node * H * E + o_k % E, mask=in_k, other=0.0).to(tl.float32)  # E = 1: one for all channels
+        b_state = tl.exp(b_g)[:, None] * b_state + b_k[:, None] * b_u[None, :]
+    tl.store(p_states + o_k[:, None] * V + o_v[None, :], b_state, mask=in_k[:, None] & in_v[None, :])
+
+
+def path_jump_(
+    windows: Tensor, states: Tensor, inputs: Tensor, k: Tensor, u: Tensor, g: Tensor, path: Tensor, *, normalizes: bool
+) -> None:
+    """See :func:`gated_delta.path_jump_`: all layers, the states in one launch and the windows in another."""
+    layers, rows, heads, key_dim, value_dim = states.shape
+    path = path.contiguous()
+    count, length = k.shape[2], path.shape[1]
+    config = jump_config(length, key_dim, value_dim)
+    with torch.cuda.device_of(states):
+        jump_kernel[triton.cdiv(value_dim, config["BV"]), heads, layers * rows](
+            *(states, k.contiguous(), u.contiguous(), g.contiguous(), path, rows, count, length),
+            *(heads, key_dim, value_dim, g.shape[-1], normalizes),
+            **config,
+        )
+    jump_windows_(windows, inputs, path)

@@ -12,8 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from specdecodes.kernels.causal_conv.triton import jump_windows_
 from specdecodes.kernels.native import rows as dense_rows
-from specdecodes.kernels.tiles import finite, log_decay, power, reaches, tile
+from specdecodes.kernels.tiles import finite, log_decay, path_length, power, reaches, tile
 
 BLOCK_P = 32
 """Rows of the state per program: enough programs to fill a GPU with one batch row, few enough to share C and B."""
@@ -40,11 +41,6 @@ def jump_config(length: int, head_dim: int, state_dim: int) -> dict[str, int]:
     """Tiles of :func:`jump_states_kernel`."""
     block_n = power(state_dim)
     return {"BD": power(length), "BP": min(BLOCK_P, power(head_dim), max(1, STATE_TILE // block_n)), "BN": block_n}
-
-
-def windows_config(length: int, taps: int) -> dict[str, int]:
-    """Tiles of :func:`jump_windows_kernel`."""
-    return {"BD": power(length), "BC": 128, "BW": triton.next_power_of_2(taps)}
 
 
 @triton.jit
@@ -231,12 +227,6 @@ def replay_scan_(
 
 
 @triton.jit
-def _path_length(p_path: tl.tensor, D: int, BD: tl.constexpr) -> tl.tensor:
-    o_d = tl.arange(0, BD)
-    return tl.sum((tl.load(p_path + o_d, mask=o_d < D, other=-1) >= 0).to(tl.int32), axis=0)
-
-
-@triton.jit
 def _path_conv(
     p_window: tl.tensor,
     p_inputs: tl.tensor,
@@ -318,7 +308,7 @@ def jump_states_kernel(
     rate = tl.load(p_A + i_l * H + i_h).to(tl.float32)
     in_state = in_p[:, None] & in_n[None, :]
     b_state = tl.load(p_states + o_p[:, None] * N + o_n[None, :], mask=in_state, other=0.0)
-    length = _path_length(p_path, D, BD)
+    length = path_length(p_path, D, BD)
     for d in range(0, length):
         step = _step_size(p_dt + tl.load(p_path + d) * H, p_dt_bias + i_l * H + i_h, HAS_DT_BIAS, SOFTPLUS)
         b_x = _path_conv(
@@ -329,39 +319,6 @@ def jump_states_kernel(
         )
         b_state = b_state * tl.exp(step * rate) + (step * b_x)[:, None] * b_B[None, :]
     tl.store(p_states + o_p[:, None] * N + o_n[None, :], b_state, mask=in_state)
-
-
-@triton.jit
-def jump_windows_kernel(
-    p_windows: tl.tensor,
-    p_inputs: tl.tensor,
-    p_path: tl.tensor,
-    rows: int,
-    T: int,
-    D: int,
-    channels: int,
-    W: tl.constexpr,
-    BD: tl.constexpr,
-    BC: tl.constexpr,
-    BW: tl.constexpr,
-) -> None:
-    """Of one layer and batch row, BC channels of the window: its last W inputs, the path's included."""
-    i_c, i_lb = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    o_c, o_w = i_c * BC + tl.arange(0, BC), tl.arange(0, BW)
-    p_windows += i_lb * channels * W
-    p_inputs += i_lb * T * channels
-    p_path += i_lb % rows * D
-    length = _path_length(p_path, D, BD)
-    o_place = length + o_w - W  # negative: above the root
-    inside = (o_c < channels)[:, None] & (o_w < W)[None, :]
-    above = inside & (o_place < 0)[None, :]
-    b_node = tl.load(p_path + o_place, mask=(o_place >= 0) & (o_w < W), other=0)
-    b_kept = tl.load(p_windows + o_c[:, None] * W + o_w[None, :] + length, mask=above, other=0.0)
-    p_new = p_inputs + b_node[None, :] * channels + o_c[:, None]
-    b_new = tl.load(p_new, mask=inside & (o_place >= 0)[None, :], other=0.0)
-    tl.debug_barrier()  # another thread may still have to read what this one overwrites
-    b_window = tl.where((o_place < 0)[None, :], b_kept, b_new)
-    tl.store(p_windows + o_c[:, None] * W + o_w[None, :], b_window, mask=inside)
 
 
 def path_jump_(
@@ -388,7 +345,7 @@ def path_jump_(
     channels, taps = windows.shape[2:]
     inputs, dt, path = inputs.contiguous(), dt.contiguous(), path.contiguous()
     count, length = inputs.shape[2], path.shape[1]
-    config, tiles = jump_config(length, head_dim, state_dim), windows_config(length, taps)
+    config = jump_config(length, head_dim, state_dim)
     with torch.cuda.device_of(windows):
         jump_states_kernel[triton.cdiv(head_dim, config["BP"]), heads, layers * rows](
             *(windows, states, inputs, dt, path, weight, weight if bias is None else bias, A),
@@ -396,6 +353,4 @@ def path_jump_(
             *(heads, head_dim, groups, state_dim, shared, taps, bias is not None, dt_bias is not None, softplus, silu),
             **config,
         )
-        jump_windows_kernel[triton.cdiv(channels, tiles["BC"]), layers * rows](
-            windows, inputs, path, rows, count, length, channels, taps, **tiles
-        )
+    jump_windows_(windows, inputs, path)

@@ -18,6 +18,8 @@ from specdecodes.kernels.gated_delta import (
     TreeScan,
     jump_,
     normalize,
+    path_jump_,
+    path_jump_serves,
     sequence_scan,
     step_,
     tree_scan,
@@ -119,6 +121,15 @@ class GatedDeltaStack(RecurrentStack):
     def __init__(self, layers: Sequence[GatedDeltaLayer], compiled: Callable[..., Any]) -> None:
         super().__init__(layers, compiled)
         self.normalizes, self.gate_bytes = layers[0].normalizes, layers[0].gate_bytes
+
+    def jump(self, path: Tensor, inputs: Tensor, *kept: Tensor) -> None:
+        """See the base; ``kept``: keys [layers, B, T, H, K], corrections [layers, B, T, H, V], log decays."""
+        k, u, g = kept
+        states = some(self.states)
+        if path_jump_serves(self.windows, states):
+            path_jump_(self.windows, states, inputs, k, u, g, path, normalizes=self.normalizes)
+        else:
+            super().jump(path, inputs, k, u, g)
 
     def move_states(self, joined: Tensor, kept: tuple[Tensor, ...], valid: Tensor) -> None:
         """See the base; ``kept``: keys [layers, B, D, H, K], corrections [layers, B, D, H, V], log decays."""

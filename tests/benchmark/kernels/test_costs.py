@@ -78,6 +78,17 @@ def test_kimi_delta_tree() -> None:
     assert costs.delta_tree(sizes, 3, F32).flops == 2 * 2 * (9 * 8 * 3 + 2 * 3 * 64 + 108)
 
 
+def test_delta_commit() -> None:
+    """What the README of kernels/gated_delta counts; and a decay per key channel."""
+    big = costs.delta_commit(SHAPES["qwen3-next"].sizes[DeltaSizes], 4, BF16)
+    assert big.bytes == 9 * (4_194_304 + 131_072 + 65_536 + 32_768 + 65_536 + 512) == 40_407_552
+    sizes = DeltaSizes(heads=2, key_dim=8, value_dim=16, channels=64, taps=4, layers=3, per_channel=True)
+    # S 2 * 128, windows 64 * 4, raw inputs 64 and keys 16, corrections 32 and decays 16 of two nodes
+    assert costs.delta_commit(sizes, 2, BF16) == Cost(
+        3 * (2 * 256 * 4 + 2 * 256 * 2 + 2 * (64 + 16) * 2 + 2 * (32 + 16) * 4), 3 * 2 * 2 * 256, launches=2
+    )
+
+
 def test_s6_tree() -> None:
     sizes = S6Sizes(channels=32, state_dim=4, taps=4, layers=1)
     # S and A; x, y and steps; B, C and parents
