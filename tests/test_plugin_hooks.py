@@ -52,7 +52,8 @@ def complete(**more: object) -> dict[str, object]:
 def state() -> Any:
     """What the fakes above and the real back-end need: a target whose commits are written down."""
     calls: list[str] = []
-    return SimpleNamespace(calls=calls, target=SimpleNamespace(commit=lambda path: calls.append("state")))
+    target = SimpleNamespace(commit=lambda path, nodes: calls.append("state"))
+    return SimpleNamespace(calls=calls, target=target, path_of=lambda verdict, tree: [SimpleNamespace(nodes=[0])])
 
 
 def test_facade_hands_on_and_returns() -> None:

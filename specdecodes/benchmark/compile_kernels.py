@@ -150,7 +150,7 @@ def _delta(sizes: DeltaSizes, dtype: torch.dtype) -> Iterator[Case]:
 
 def _gathers(sizes: AttentionSizes, dtype: torch.dtype) -> Iterator[Case]:
     dim = sizes.head_dim
-    types = _types(dtype, "p_keys p_values", p_source="*i64")
+    types = _types(dtype, "p_keys p_values", p_source="*i64", p_target="*i64")
     for length in (LENGTH, max(S6_COUNTS)):
         config = gather.gather_config(length, dim, dim)
         yield Case("kv_gather", gather.move_rows_kernel, {"K": dim, "V": dim, **config}, types)

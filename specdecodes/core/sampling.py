@@ -135,6 +135,11 @@ class LogitsPipeline:
         self._warpers: Any = LogitsProcessorList(processors[last + 1 :])
 
     @property
+    def passes(self) -> bool:
+        """Whether scores are the logits themselves."""
+        return self.greedy and not self._by_prefix and not self._warpers
+
+    @property
     def needs_prefix(self) -> bool:
         """Whether a processor looks at the tokens before a node."""
         return len(self._by_prefix) > 0

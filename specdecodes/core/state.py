@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from specdecodes.core.sampling import LogitsPipeline, Rng, SamplingParams, best_tokens, node_prefixes
 from specdecodes.core.text import StopRule
-from specdecodes.core.tree import Tree, Verdict
+from specdecodes.core.tree import Tree, Verdict, for_the_host
 
 if TYPE_CHECKING:
     from specdecodes.models.target import Target
+
+
+class HostPath(NamedTuple):
+    """What was accepted in one row: nodes from the root on, their tokens and slots (None: without any), the bonus."""
+
+    nodes: list[int]
+    tokens: list[int]
+    slots: list[int] | None
+    bonus: int
 
 
 class DecodeState:
@@ -63,7 +72,7 @@ class DecodeState:
         self.scores: Tensor | None = None
         self.logits = torch.empty(0)
         self._emitted: list[list[int]] = []
-        self._clipped: tuple[Verdict, list[list[int]]] | None = None
+        self._clipped: tuple[Verdict, list[HostPath]] | None = None
 
     @property
     def finished(self) -> bool:
@@ -95,27 +104,25 @@ class DecodeState:
         The one device-to-host copy of a step. What a row emits is its accepted tokens and the bonus; the last
         of them is never committed (it is the next root), so a row cut after j + 1 tokens keeps j accepted nodes.
         """
-        on_path = tree.tokens.gather(1, verdict.path.clamp(min=0))
-        numbers = (verdict.num_accepted[:, None], verdict.bonus[:, None], verdict.path, on_path)
-        host = torch.cat(numbers, dim=1).tolist()
-        width = verdict.path.shape[1]
+        numbers = for_the_host(verdict, tree) if verdict.numbers is None else verdict.numbers
+        host, width = numbers.tolist(), verdict.path.shape[1]
         self._emitted = []
-        keep, last, nodes = [], [], []
-        for row, (accepted, bonus, *both) in enumerate(host):
-            drafted = both[width + 1 :]  # behind the root
-            emitted = [*drafted[:accepted], bonus]
+        keep, paths = [], []
+        for row, (accepted, bonus, *parts) in enumerate(host):
+            nodes, tokens, slots = (parts[i * width : (i + 1) * width] for i in range(3))
+            emitted = [*tokens[1 : accepted + 1], bonus]  # the first is the root
             if self.done[row]:
                 emitted = emitted[:1]
             room = self.params.max_new_tokens - len(self.tokens[row])
             end = next((i + 1 for i, token in enumerate(emitted) if token in self.eos_ids), len(emitted))
             emitted = emitted[: max(1, min(end, room))]
             self._emitted.append(emitted)
-            keep.append(len(emitted) - 1)
-            last.append(emitted[-1])
-            nodes.append(both[: len(emitted)])
+            length = len(emitted)
+            keep.append(length - 1)
+            paths.append(HostPath(nodes[:length], tokens[:length], slots[:length] or None, emitted[-1]))
         if keep != [row[0] for row in host]:
-            verdict = self._cut(verdict, keep, last)
-        self._clipped = (verdict, nodes)
+            verdict = self._cut(verdict, keep, [path.bonus for path in paths])
+        self._clipped = (verdict, paths)
         return verdict
 
     @staticmethod
@@ -126,9 +133,15 @@ class DecodeState:
         path = verdict.path.masked_fill(column > num_accepted[:, None], -1)
         return Verdict(path, num_accepted, torch.tensor(last, device=verdict.path.device))
 
-    def nodes_of(self, verdict: Verdict) -> list[list[int]] | None:
-        """Per row, the nodes of ``verdict.path`` on the host, if it is what :meth:`clip` returned last."""
-        return self._clipped[1] if self._clipped is not None and self._clipped[0] is verdict else None
+    def path_of(self, verdict: Verdict, tree: Tree) -> list[HostPath]:
+        """Per row what ``verdict`` accepted of ``tree``, on the host; read only if :meth:`clip` has not read it."""
+        if self._clipped is not None and self._clipped[0] is verdict:
+            return self._clipped[1]
+        width, found = verdict.path.shape[1], []
+        for accepted, bonus, *parts in for_the_host(verdict, tree).tolist():
+            nodes, tokens, slots = (parts[i * width : (i + 1) * width][: accepted + 1] for i in range(3))
+            found.append(HostPath(nodes, tokens, slots or None, bonus))
+        return found
 
     def advance(self, verdict: Verdict) -> None:
         """Emit what :meth:`clip` kept; stop strings end a row at the token that completes them."""

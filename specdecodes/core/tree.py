@@ -30,7 +30,8 @@ class Proposal(Protocol):
         """The ``k`` best next tokens at ``slots`` [B, n]: tokens (int64) and log-probabilities (float32), [B, n, k].
 
         Best first. A drafter with fewer than ``k`` candidates fills up with token -1 and log-probability -inf;
-        a tree builder leaves those out.
+        a tree builder leaves those out. A drafter that has a number of candidates at every slot may say so in an
+        attribute ``at_least``, which spares the builder a look at what it got.
         """
 
     def logq(self, slots: Tensor) -> Tensor:
@@ -168,6 +169,9 @@ class Topology:
     No Python loop over nodes: ancestors come from repeated squaring of the parent relation, log2(T) products.
     """
 
+    _source: Topology | None = None
+    """On another device, where what is asked for later comes from."""
+
     def __init__(self, parents: Tensor) -> None:
         self.parents = parents
         rows, count = parents.shape
@@ -182,6 +186,20 @@ class Topology:
         """bool [B, T, T]: ``ancestors[b, i, j]`` iff j is i itself or above it."""
         self.depths = self.ancestors.sum(-1) - 1
         """int64 [B, T]: 0 at the root."""
+
+    @classmethod
+    def of(cls, parents: Tensor, ancestors: Tensor, depths: Tensor, paths: Tensor) -> Topology:
+        """From what another one has worked out."""
+        found = cls.__new__(cls)
+        found.parents, found.ancestors, found.depths = parents, ancestors, depths
+        found.__dict__["paths"] = paths
+        return found
+
+    def to(self, device: torch.device) -> Topology:
+        """The same on another device, to which finished tensors are copied: nothing is computed or read there."""
+        found = Topology.of(*(each.to(device) for each in (self.parents, self.ancestors, self.depths, self.paths)))
+        found._source = self
+        return found
 
     @cached_property
     def paths(self) -> Tensor:
@@ -214,6 +232,8 @@ class Topology:
         Indices point into ``width`` cached inputs (0 oldest) followed by the T nodes, so node i is ``width + i``.
         """
         cached = self._windows.get(width)
+        if cached is None and self._source is not None:
+            cached = self._windows[width] = self._source.windows(width).to(self.parents.device)
         if cached is None:
             node = torch.arange(self.parents.shape[1], device=self.parents.device).expand_as(self.parents)
             columns = []
@@ -246,7 +266,8 @@ class Topology:
 @lru_cache(maxsize=1024)  # at 64 nodes one takes some 30 kB
 def topology_of(parents: tuple[tuple[int, ...], ...], device: torch.device) -> Topology:
     """The topology of these parents (one tuple per row), built once."""
-    return Topology(torch.tensor(parents, device=device))
+    found = Topology(torch.tensor(parents))
+    return found if device.type == "cpu" else found.to(device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,11 +279,23 @@ class Verdict:
         num_accepted: int64 [B]: accepted drafted tokens, so ``path`` holds ``num_accepted + 1`` nodes.
         bonus: int64 [B]: the token after the path, the next root: from the target's own distribution, or, where
             ``DecodeState.clip`` cut the path, the drafted token that ended the row.
+        numbers: :func:`for_the_host` of the others, where that has been computed already.
     """
 
     path: Tensor
     num_accepted: Tensor
     bonus: Tensor
+    numbers: Tensor | None = None
+
+
+def for_the_host(verdict: Verdict, tree: Tree) -> Tensor:
+    """All that a host must know of a verdict, to be read at once: int64 [B, 2 + 2 D], or 2 + 3 D with slots.
+
+    ``num_accepted``, ``bonus``, ``path``, and of the path's nodes tokens and, where the tree has them, slots.
+    """
+    nodes = verdict.path.clamp(min=0)
+    numbers = [verdict.num_accepted[:, None], verdict.bonus[:, None], verdict.path, tree.tokens.gather(1, nodes)]
+    return torch.cat(numbers if tree.slots is None else [*numbers, tree.slots.gather(1, nodes)], dim=1)
 
 
 def _check_ids(name: str, ids: Tensor) -> None:

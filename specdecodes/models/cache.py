@@ -51,10 +51,10 @@ class AttentionRows:
         self.values.index_copy_(2, positions, values)
         return self.keys[:, :, :visible], self.values[:, :, :visible]
 
-    def move(self, source: Tensor, start: int) -> None:
-        """Gather the rows at ``source`` [k] (any order) to positions ``start, start + 1, ...``."""
+    def move(self, source: Tensor, target: Tensor) -> None:
+        """Copy the rows at ``source`` [k] (any order) to the positions ``target`` [k]."""
         assert self.keys is not None and self.values is not None
-        move_rows_(self.keys, self.values, source, start)
+        move_rows_(self.keys, self.values, source, target)
 
     @property
     def nbytes(self) -> int:

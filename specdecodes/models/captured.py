@@ -90,7 +90,10 @@ class Captured:
         return sum(graph is not None for graph in self._graphs.values())
 
     def __call__(self, current: CachedPass, *inputs: Any) -> Any:  # noqa: ANN401 - as the forward
-        """Run the forward; where it cannot be recorded, it runs as it is."""
+        """Run the forward; where it cannot be recorded, it runs as it is.
+
+        What is no tensor among the inputs is part of the key, a function too.
+        """
         leaves, form = pytree.tree_flatten((inputs, current.tensors()))
         given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         fixed = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)

@@ -49,7 +49,7 @@ class SlotRunner(Target):
         self.num_slots = 0
         self._buffers: list[Tensor] = []
         self._expand_pass = ExpandPass(self.cache)
-        self._forward_expand = self._captured(self._forward_at)
+        self._forward_expand = self._captured(self._compiled(self._forward_at), self._moved)
         # Row 0 is the root's for good; a slot's row is written when it is run, from its parent's.
         lowest = torch.finfo(self.dtype).min
         self._masks = torch.full((max_slots, max_slots), lowest, dtype=self.dtype, device=self.device)
@@ -110,9 +110,9 @@ class SlotRunner(Target):
     def move(self, slots: Sequence[int]) -> None:
         """Commit the path of ``slots``, from slot 0 downwards."""
         if self.cache.attention and slots[-1] != len(slots) - 1:  # otherwise the rows lie where they belong
-            source = torch.tensor(list(slots), device=self.device) + self.length
+            source = torch.tensor(list(slots), device=self.device)
             for rows in self.cache.attention.values():
-                rows.move(source, self.length)
+                rows.move(source + self.length, self._slots[: len(slots)] + self.length)
         for buffer in self._buffers:
             buffer[:, -1] = buffer[:, slots[-1]]
         self.cache.length += len(slots)

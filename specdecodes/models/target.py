@@ -31,6 +31,10 @@ COMPILED_CAPACITY = 4096
 """Positions of the static caches of a compiled target, where the model allows more."""
 
 
+Judge = Callable[[Tensor, Tree], tuple[Tensor, ...]]
+"""What is made of a tree's logits [B, T, V], in tensors."""
+
+
 class Target:
     """A stock Hugging Face causal model with a committed prefix, on which trees are scored.
 
@@ -85,10 +89,14 @@ class Target:
         self._passes: dict[Any, CachedPass] = {}
         self._in_flight: TreePass | StepPass | None = None
         self._scored: Tree | None = None
+        self._rows = torch.empty(0)  # where the keys of the tree scored last lie
         self._behind = False  # whether a path may be pending
         self._recorder = recorder_for(self.device, compile)
-        self._forward_tree = self._captured(self._tree_forward)
-        self._forward_step = self._captured(self._forward_at)
+        self._tree_logits = self._compiled(self._tree_forward)
+        self._step_logits = self._compiled(self._forward_at)
+        self._forward_tree = self._captured(self._judged_tree, self._moved)
+        self._forward_step = self._captured(self._judged_step, self._moved)
+        self._move = self._captured(self._move_along, self._moved_by_commit) if backend.capturable else self._move_along
 
     # -- what the model is ----------------------------------------------------------------------------------------
 
@@ -185,6 +193,26 @@ class Target:
             ValueError: more rows than one, or a root beyond the table of a model that learns its positions.
             RuntimeError: no prompt has been prefilled.
         """
+        return self._score(tree, None)[0]
+
+    @property
+    def captures(self) -> bool:
+        """Whether forwards are captured, and :meth:`score_and_judge` is worth while."""
+        return self._recorder is not None
+
+    @torch.inference_mode()
+    def score_and_judge(self, tree: Tree, judge: Judge) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """:meth:`score`, and what ``judge`` makes of the logits, captured with it as one run.
+
+        Args:
+            judge: of the logits [B, T, V] and the tree, whose ``logq`` and ``draws`` it does not get; it draws nothing
+                and reads no value on the host.
+        """
+        logits, judged = self._score(tree, judge)
+        assert judged is not None
+        return logits, judged
+
+    def _score(self, tree: Tree, judge: Judge | None) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         rows, count = tree.shape
         if rows != 1:
             raise ValueError(f"score: expected one row (B = 1), got {rows}; batches are not supported yet")
@@ -196,17 +224,18 @@ class Target:
                 f"got one after {self.length} committed tokens"
             )
         if count == 1 and self.step_in_place:
-            return self._score_step(tree)
+            return self._score_step(tree, judge)
         current = self._tree_pass(count)
         current.aim(tree.structure)
         self._reserve(self.length + count)
         positions, mask, slots = self._place(tree.structure)
         with serving(current):
             self.cache.serving = current
-            logits, self._kept = self._forward_tree(current, tree.tokens, positions, mask, slots)
+            found = self._forward_tree(current, tree.tokens, positions, mask, slots, judge, _parts(tree, judge))
+        logits, self._kept, judged = found
         self._behind = False
-        self._in_flight, self._scored = current, tree
-        return logits
+        self._in_flight, self._scored, self._rows = current, tree, slots
+        return logits, judged
 
     @torch.inference_mode()
     def commit(self, path: Tensor, nodes: Sequence[int] | None = None) -> None:
@@ -227,11 +256,12 @@ class Target:
         if accepted[:1] != [0] or max(accepted) >= tree.shape[1]:
             raise ValueError(f"commit: expected nodes of the tree from the root (0) on, got {accepted}")
         if isinstance(current, TreePass):
-            if accepted != list(range(len(accepted))):  # a chain's accepted nodes lie where they belong
-                self._gather_rows(path[0, : len(accepted)])
-            if self.stacks:
-                self.backend.move(self, path)
-                self._behind = any(stack.pending is not None for stack in self.stacks)
+            # Captured, one graph serves paths of every length: what it copies behind the path is overwritten later.
+            source = path[0, : tree.shape[1]].clamp(min=0) if self.captures else path[0, : len(accepted)]
+            if accepted == list(range(len(accepted))):  # a chain's accepted nodes lie where they belong
+                source = source[:0]
+            self._move(current, source, path, self._rows, self._kept)
+            self._behind = any(stack.pending is not None for stack in self.stacks)
         self.cache.length += len(accepted)
         self._scored = self._in_flight = None
         self._kept = ()
@@ -273,17 +303,21 @@ class Target:
         """``method`` compiled, if this target compiles at all."""
         return compiled(method) if self.compile else method
 
-    def _captured(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """``method`` compiled, and captured where forwards of this target are."""
-        forward = self._compiled(method)
-        if self._recorder is None:
-            return forward
-        return Captured(forward, self._recorder, self._moved, self._places)
+    def _captured(self, run: Callable[..., Any], moved: Callable[[], Sequence[Tensor]]) -> Callable[..., Any]:
+        """``run`` captured, where this target captures; ``moved``: what it may move in place."""
+        return run if self._recorder is None else Captured(run, self._recorder, moved, self._places)
 
     def _moved(self) -> list[Tensor]:
         """What a forward may move in place, and must not move twice."""
         lengths = [stack.pending.length for stack in self.stacks if stack.pending is not None]
         return lengths + [each for stack in self.stacks for each in (stack.windows, stack.states) if each is not None]
+
+    def _moved_by_commit(self) -> list[Tensor]:
+        """The same, and the rows of the tree scored last."""
+        start, end = self.length, self.length + len(self._rows)
+        layers = self.cache.attention.values()
+        rows = [each[:, :, start:end] for layer in layers for each in (layer.keys, layer.values) if each is not None]
+        return self._moved() + rows
 
     def _places(self) -> tuple[int, ...]:
         """Where a forward finds caches and states."""
@@ -338,6 +372,16 @@ class Target:
             stack.settle()
         return logits, kept
 
+    def _judged_tree(self, current: TreePass, ids: Tensor, *others: Any) -> tuple[Any, ...]:
+        *placed, judge, parts = others
+        logits, kept = self._tree_logits(current, ids, *placed)
+        return logits, kept, _judged(judge, logits, ids, parts)
+
+    def _judged_step(self, current: StepPass, ids: Tensor, *others: Any) -> tuple[Any, ...]:
+        *placed, judge, parts = others
+        logits = self._step_logits(current, ids, *placed)
+        return logits, _judged(judge, logits, ids, parts)
+
     def _forward_at(self, current: CachedPass, ids: Tensor, positions: Tensor, mask: Masks, slots: Tensor) -> Tensor:
         """Logits [B, n, V] of ``ids``, whose keys go to ``slots`` [n] of the caches."""
         splits = isinstance(current, TreePass) and current.splits
@@ -345,7 +389,7 @@ class Target:
         kwargs = {"input_ids": ids, "attention_mask": mask} if self.signature.attention else {"input_ids": ids}
         return self._call(kwargs, positions)
 
-    def _score_step(self, tree: Tree) -> Tensor:
+    def _score_step(self, tree: Tree, judge: Judge | None) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         if self._in_flight is not None:
             raise RuntimeError("score: the last step was taken in place and must be committed before the next")
         self.flush()
@@ -354,9 +398,10 @@ class Target:
         positions, mask, slots = self._place(tree.structure)
         self.cache.serving = current
         with serving(current):
-            logits = self._forward_step(current, tree.tokens, positions, mask, slots)
+            parts = _parts(tree, judge)
+            logits, judged = self._forward_step(current, tree.tokens, positions, mask, slots, judge, parts)
         self._in_flight, self._scored = current, tree
-        return logits
+        return logits, judged
 
     def _place(self, topology: Topology) -> tuple[Tensor, Masks, Tensor]:
         """Positions [B, T] by depth, the additive mask [B, 1, T, S], and where the nodes' keys go [T].
@@ -422,11 +467,18 @@ class Target:
                 kept.append((convs, scans[0] if scans else []))
         return tuple(kept)
 
-    def _gather_rows(self, accepted: Tensor) -> None:
-        """Move keys and values of the ``accepted`` nodes [k] behind the committed ones."""
-        source = accepted + self.length
-        for rows in self.cache.attention.values():
-            rows.move(source, self.length)
+    def _move_along(self, current: TreePass, nodes: Tensor, path: Tensor, rows: Tensor, kept: Any) -> None:  # noqa: ANN401
+        """Move keys and values of ``nodes`` [k] to where the first k nodes lie, and the states along ``path``.
+
+        Args:
+            rows: where the keys of the tree lie [T]. kept: what scoring kept.
+        """
+        if len(nodes):
+            for each in self.cache.attention.values():
+                each.move(rows.index_select(0, nodes), rows[: len(nodes)])
+        if self.stacks:
+            self._kept = kept
+            self.backend.move(self, path)
 
     def _reserve(self, length: int) -> None:
         for rows in self.cache.attention.values():
@@ -446,3 +498,22 @@ class Target:
         current = self._passes[key]
         assert isinstance(current, TreePass)
         return current
+
+
+def _parts(tree: Tree, judge: Judge | None) -> tuple[Tensor | None, ...]:
+    """What a judge sees of a tree beside its tokens, as tensors."""
+    if judge is None:
+        return ()
+    structure = tree.structure
+    return (
+        *(tree.num_nodes, tree.slots),
+        *(structure.parents, structure.ancestors, structure.depths, structure.paths),
+    )
+
+
+def _judged(judge: Judge | None, logits: Tensor, tokens: Tensor, parts: tuple[Any, ...]) -> tuple[Tensor, ...] | None:
+    if judge is None:
+        return None
+    num_nodes, slots, *structure = parts
+    topology = Topology.of(*structure)
+    return judge(logits, Tree(tokens, topology.parents, num_nodes, slots, topology=topology))

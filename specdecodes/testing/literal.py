@@ -28,6 +28,8 @@ class LiteralTarget:
         committed: per row, the committed tokens.
     """
 
+    captures = False
+
     def __init__(
         self, rule: Rule, vocab_size: int, *, eos_ids: Sequence[int] = (), dtype: torch.dtype = torch.float64
     ) -> None:

@@ -21,7 +21,7 @@ def test_rows_are_moved_as_if_all_were_read_first(path: list[int], dims: tuple[i
         keys, values = (normal(2, 3, 150, dim, seed=dim).to(dtype) for dim in dims)
         expected = [moved(each, path, 9) for each in (keys, values)]
         places = (keys.data_ptr(), values.data_ptr())
-        kv_gather.move_rows_(keys, values, torch.tensor(path), 9)
+        kv_gather.move_rows_(keys, values, torch.tensor(path), torch.arange(9, 9 + len(path)))
         assert torch.equal(keys, expected[0]) and torch.equal(values, expected[1])
         assert places == (keys.data_ptr(), values.data_ptr())
 
@@ -33,7 +33,7 @@ def test_a_cache_moves_its_rows_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows.keys is not None
     rows.keys.copy_(normal(1, 2, 16, 8))
     expected = moved(rows.keys, [3, 5], 2)
-    rows.move(torch.tensor([3, 5]), 2)
+    rows.move(torch.tensor([3, 5]), torch.tensor([2, 3]))
     assert torch.equal(rows.keys, expected)
 
 
@@ -41,5 +41,5 @@ def test_longer_paths_are_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kv_gather, "LONGEST_PATH", 2)
     keys, values = normal(1, 1, 12, 4), normal(1, 1, 12, 4, seed="v")
     expected = moved(keys, [4, 7, 9], 3)
-    kv_gather.move_rows_(keys, values, torch.tensor([4, 7, 9]), 3)
+    kv_gather.move_rows_(keys, values, torch.tensor([4, 7, 9]), torch.arange(3, 6))
     assert torch.equal(keys, expected)

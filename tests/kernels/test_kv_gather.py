@@ -26,5 +26,5 @@ def moved(x: Tensor, path: list[int], start: int) -> Tensor:
 def test_rows_are_moved_as_if_all_were_read_first(path: list[int]) -> None:
     keys, values = (torch.randn(2, 3, 150, dim, generator=numbers(dim)) for dim in (5, 7))
     expected = [moved(each, path, 9) for each in (keys, values)]
-    kv_gather.move_rows_(keys, values, torch.tensor(path), 9)
+    kv_gather.move_rows_(keys, values, torch.tensor(path), torch.arange(9, 9 + len(path)))
     assert torch.equal(keys, expected[0]) and torch.equal(values, expected[1])

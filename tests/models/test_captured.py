@@ -18,19 +18,23 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from specdecodes import Target, load
-from specdecodes.core.sampling import SamplingParams
+from specdecodes.core.loop import steps
+from specdecodes.core.sampling import LogitsPipeline, SamplingParams
 from specdecodes.core.state import DecodeState
 from specdecodes.core.tree import Tree, Verdict
 from specdecodes.kernels import choice
 from specdecodes.models import captured, target
 from specdecodes.models.captured import Captured, Replay
 from specdecodes.models.slots import SlotRunner
+from specdecodes.plugins.drafters import model as model_drafter
+from specdecodes.plugins.drafters.model import ModelDrafter
 from specdecodes.plugins.states.copy import StateCopy
 from specdecodes.plugins.states.reforward import Reforward
 from specdecodes.plugins.states.replay import Replay as ReplayBackend
+from specdecodes.plugins.verifiers import greedy
 from specdecodes.testing.toys import toy_model, toy_prompt
 
-from .test_one_graph import addresses, random_step
+from .test_one_graph import LOOKS, addresses, looks, random_step  # noqa: F401 - a fixture
 
 FAMILIES = ["bamba", "mamba2", "llama"]
 
@@ -43,7 +47,8 @@ def record(function: Callable[[], Any]) -> tuple[Any, Replay]:
 
     def replay() -> None:
         for old, new in zip(*map(pytree.tree_leaves, (outputs, graph())), strict=True):
-            old.copy_(new)
+            if isinstance(old, Tensor):
+                old.copy_(new)
 
     return outputs, replay
 
@@ -52,6 +57,8 @@ def record(function: Callable[[], Any]) -> tuple[Any, Replay]:
 def _plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step on a CPU calls C++ without telling torch; on CUDA it is what plain torch is here."""
     monkeypatch.setattr(choice, "decide", lambda device, dtype: choice.Choice("naive", "traced"))
+    # On a CPU it goes through numpy, unseen.
+    monkeypatch.setattr(greedy, "best_tokens", lambda scores: scores.argmax(-1))
 
 
 @pytest.fixture
@@ -175,10 +182,33 @@ def test_a_decode_gives_the_same_tokens(recorded: None, mode: str) -> None:
     ours = load(model, None if mode == "naive" else draft, mode, max_length=120)
     assert isinstance(ours.target._forward_tree, Captured)
     found = ours.generate(toy_prompt(9), max_new_tokens=30)
+    if mode == "stree":
+        assert graphs(ours.target._move) >= 1, "commits are captured too"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(target, "recorder_for", lambda device, compile: None)
         plain = load(model, None if mode == "naive" else draft, mode).generate(toy_prompt(9), max_new_tokens=30)
     assert found.tokens == plain.tokens
+
+
+@pytest.mark.parametrize("mode", ["naive", "sd", "stree", "ngram"])
+def test_a_captured_step_is_read_once(
+    recorded: None,
+    mode: str,
+    looks: list[tuple[str, int]],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One small copy to the host: what was accepted, where the drafter has it, and the bonus."""
+    monkeypatch.setattr(model_drafter, "best_tokens", lambda scores: scores.argmax(-1))
+    draft = {"naive": None, "ngram": "ngram"}.get(mode, toy_model("mamba2"))
+    ours = load(toy_model("bamba"), draft, mode, max_length=120)
+    settings = SamplingParams(max_new_tokens=30)
+    before = ours.generate(toy_prompt(9), max_new_tokens=30)  # records graphs, and works shapes of trees out
+    state, assembly, _ = ours.start(toy_prompt(9), settings, LogitsPipeline(settings), eos_ids=ours.target.eos_ids)
+    looks.clear()
+    for _ in steps(assembly.hooks, state):
+        assert [name for name, _ in looks] == ["tolist"], looks
+        looks.clear()
+    assert state.tokens == before.tokens
 
 
 def test_what_cannot_be_recorded_runs_as_it_is(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
@@ -205,31 +235,32 @@ def test_what_cannot_be_recorded_runs_as_it_is(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_path_that_was_read_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clipping reads the verdict, and a commit on a GPU is told what it read."""
-    model = toy_model("bamba")
-    ours = Target(model)
+    """Clipping reads the verdict, in one look; back-end and drafter are told what it read."""
+    ours = Target(toy_model("bamba"))
     ours.prefill(toy_prompt(9))
     tree, path = random_step(7, 3)
+    slots = torch.tensor([[0, 4, -1, 2, 5, 1, 3]])
+    tree = Tree(tree.tokens, tree.parents, slots=slots)
     ours.score(tree)
     state = DecodeState(ours, toy_prompt(9), SamplingParams(max_new_tokens=50))
-    length = path.shape[1]
-    verdict = Verdict(path, torch.tensor([length - 1]), torch.tensor([4]))
-    assert state.nodes_of(verdict) is None
+    verdict = Verdict(path, torch.tensor([path.shape[1] - 1]), torch.tensor([4]))
+    of_nodes = [each.gather(1, path)[0].tolist() for each in (tree.tokens, slots)]
+    expected = [(path[0].tolist(), *of_nodes, 4)]
+    assert state.path_of(verdict, tree) == expected, "read, where nobody has read it"
     clipped = state.clip(verdict, tree)
-    assert clipped is verdict and state.nodes_of(verdict) == path.tolist()
-    assert state.nodes_of(Verdict(path, verdict.num_accepted, verdict.bonus)) is None, "of another verdict"
-    nodes = path[0].tolist()
+    moved: list[list[int]] = []
+    drafter: Any = SimpleNamespace(runner=SimpleNamespace(move=moved.append), _pending=[])
     with monkeypatch.context() as patch:
-        patch.setattr(Tensor, "tolist", None)
-        ours.commit(path, nodes)
-    assert ours.length == 9 + length
-    seen: list[tuple[Any, ...]] = []
-    on_gpu = SimpleNamespace(path=SimpleNamespace(is_cuda=True))
-    committing = SimpleNamespace(target=SimpleNamespace(commit=lambda *given: seen.append(given)))
-    for known in ([nodes], None):
-        committing.nodes_of = lambda _, known=known: known
-        ReplayBackend().commit_state(committing, tree, on_gpu)
-    assert seen == [(on_gpu.path, nodes), (on_gpu.path,)]
+        for look in LOOKS:
+            patch.setattr(Tensor, look, None)
+        assert clipped is verdict and state.path_of(verdict, tree) == expected
+        ReplayBackend().commit_state(state, tree, verdict)
+        ModelDrafter.commit_state(drafter, state, tree, verdict)
+    assert ours.length == 9 + path.shape[1]
+    run = [slot for slot in of_nodes[1] if slot >= 0]
+    assert moved == [run] and drafter._pending == [*of_nodes[0][len(run) :], 4]
+    other = Verdict(torch.tensor([[0, -1]]), torch.tensor([0]), torch.tensor([8]))
+    assert state.path_of(other, tree) == [([0], [int(tree.tokens[0, 0])], [0], 8)], "of another verdict"
 
 
 def test_a_path_that_was_cut_is_known_as_it_was_cut() -> None:
@@ -239,4 +270,5 @@ def test_a_path_that_was_cut_is_known_as_it_was_cut() -> None:
     state.first(torch.eye(20)[3:4])
     path = torch.tensor([[0, 1, 2, 3]])
     clipped = state.clip(Verdict(path, torch.tensor([3]), torch.tensor([7])), chain)
-    assert clipped.path.tolist() == [[0, 1, -1, -1]] and state.nodes_of(clipped) == [[0, 1]]
+    assert clipped.path.tolist() == [[0, 1, -1, -1]]
+    assert state.path_of(clipped, chain) == [([0, 1], [3, 4], None, 5)]

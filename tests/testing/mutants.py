@@ -179,7 +179,7 @@ class StaleTopology(Altered):
 class MissingAsToken(Static):
     """Keeps -1 where the drafter had no candidate."""
 
-    def _finish(self, tokens, slots, logq, draws):
+    def _finish(self, tokens, slots, logq, draws, whole=False):
         topology = topology_of((self.shape.parents,), tokens.device)
         return Tree(tokens, topology.parents, None, slots, logq, draws)
 
@@ -213,9 +213,9 @@ class TooMany(Static):
         super().__init__(context)
         self.max_nodes = 12
 
-    def _finish(self, tokens, slots, logq, draws):
+    def _finish(self, tokens, slots, logq, draws, whole=False):
         self.max_nodes = 13
-        tree = super()._finish(tokens, slots, logq, draws)
+        tree = super()._finish(tokens, slots, logq, draws, whole)
         self.max_nodes = 12
         return tree
 

@@ -298,10 +298,11 @@ def kv_gather(sizes: AttentionSizes, count: int, where: Where, numbers: Numbers)
         rows.values.normal_(generator=n.source)
         layers.append(rows)
     source = torch.linspace(0, count - 1, length, device=where.device).long() + where.context
+    target = torch.arange(length, device=where.device) + where.context
 
     def run() -> Outputs:
         for rows in layers:
-            rows.move(source, where.context)
+            rows.move(source, target)
         end = where.context + length
         return [each[:, :, where.context : end] for rows in layers for each in _kept(rows)]
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def move_rows_(keys: Tensor, values: Tensor, source: Tensor, start: int) -> None:
-    """Gather the rows at ``source`` to positions ``start, start + 1, ...``, in place.
+def move_rows_(keys: Tensor, values: Tensor, source: Tensor, target: Tensor) -> None:
+    """Copy the rows at ``source`` to the positions ``target``, in place.
 
     Args:
         keys: [B, H, S, K]; values: [B, H, S, V]. source: int64 [D], positions in any order, which may be among those
-            written: what is read is what was there before.
+            written: what is read is what was there before. target: int64 [D], all different.
     """
-    end = start + source.shape[0]
-    keys[:, :, start:end] = keys.index_select(2, source)
-    values[:, :, start:end] = values.index_select(2, source)
+    keys.index_copy_(2, target, keys.index_select(2, source))
+    values.index_copy_(2, target, values.index_select(2, source))

@@ -21,13 +21,13 @@ def gather_config(length: int, key_dim: int, value_dim: int) -> dict[str, int]:
     return {"BD": block_d, "BE": min(triton.next_power_of_2(max(key_dim, value_dim)), max(8, TILE // block_d))}
 
 
-@triton.jit(do_not_specialize=["start"])
+@triton.jit
 def move_rows_kernel(
     p_keys: tl.tensor,
     p_values: tl.tensor,
     p_source: tl.tensor,
+    p_target: tl.tensor,
     D: int,
-    start: int,
     positions: int,
     K: tl.constexpr,
     V: tl.constexpr,
@@ -44,17 +44,17 @@ def move_rows_kernel(
     b_keys = tl.load(p_keys + b_source * K + o_e[None, :], mask=in_keys, other=0.0)
     b_values = tl.load(p_values + b_source * V + o_e[None, :], mask=in_values, other=0.0)
     tl.debug_barrier()  # another thread may still have to read what this one overwrites
-    o_to = (start + o_d)[:, None]
+    o_to = tl.load(p_target + o_d, mask=o_d < D, other=0)[:, None]
     tl.store(p_keys + o_to * K + o_e[None, :], b_keys, mask=in_keys)
     tl.store(p_values + o_to * V + o_e[None, :], b_values, mask=in_values)
 
 
-def move_rows_(keys: Tensor, values: Tensor, source: Tensor, start: int) -> None:
+def move_rows_(keys: Tensor, values: Tensor, source: Tensor, target: Tensor) -> None:
     """See :func:`naive.move_rows_`; ``keys`` and ``values`` are contiguous."""
     rows, heads, positions, key_dim = keys.shape
     value_dim, length = values.shape[3], source.shape[0]
     config = gather_config(length, key_dim, value_dim)
     with torch.cuda.device_of(keys):  # Triton launches on the current device
         move_rows_kernel[triton.cdiv(max(key_dim, value_dim), config["BE"]), rows * heads](
-            keys, values, source.contiguous(), length, start, positions, key_dim, value_dim, **config
+            keys, values, source.contiguous(), target.contiguous(), length, positions, key_dim, value_dim, **config
         )

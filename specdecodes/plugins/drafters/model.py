@@ -72,18 +72,15 @@ class ModelDrafter:
 
         A root without a slot stands for a step in which nothing was run: what waits then keeps waiting.
         """
-        assert tree.slots is not None
-        path = verdict.path.clamp(min=0)
-        host = torch.cat([tree.slots.gather(1, path), tree.tokens.gather(1, path), verdict.path], dim=0).tolist()
-        slots, tokens, nodes = host
-        length = sum(node >= 0 for node in nodes)
-        run = [slot for slot in slots[:length] if slot >= 0]
+        (path,) = state.path_of(verdict, tree)
+        assert path.slots is not None
+        run = [slot for slot in path.slots if slot >= 0]
         if run:
             self.runner.move(run)
-            self._pending = tokens[len(run) : length]
+            self._pending = path.tokens[len(run) :]
         else:  # not asked in this step: the root is waiting already
-            self._pending += tokens[1:length]
-        self._pending.append(int(verdict.bonus[0]))
+            self._pending += path.tokens[1:]
+        self._pending.append(path.bonus)
 
 
 def room_for(needed: int | None, given: int) -> int:
@@ -112,6 +109,7 @@ class ModelProposal:
         self._state = state
         self._prefixes: list[list[int]] = [state.history[0]]
         self._rows = self._process(root_logits, [0])
+        self.at_least = self._rows.shape[-1]
 
     def topk(self, slots: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """See :meth:`Proposal.topk`."""

@@ -30,12 +30,7 @@ class StateBackend:
     @hookimpl(tryfirst=True)
     def commit_state(self, state: DecodeState, tree: Tree, verdict: Verdict) -> None:
         """Commit on the target: recurrent states through :meth:`move`, attention rows by gathering."""
-        # On a CPU reading the path costs nothing.
-        nodes = state.nodes_of(verdict) if getattr(verdict.path, "is_cuda", False) else None
-        if nodes is None:
-            state.target.commit(verdict.path)
-        else:
-            state.target.commit(verdict.path, nodes[0])
+        state.target.commit(verdict.path, state.path_of(verdict, tree)[0].nodes)
 
     @staticmethod
     def bytes_per_node(target: Target) -> int:

@@ -41,6 +41,7 @@ class Static:
         self.max_depth = shape.depth
         self.chain = shape.is_chain
         self._plan = plan_of(shape, device)
+        self._widest = max((level.width for level in self._plan.levels), default=0)
         self._children = children_of(shape.parents)
         self.max_slots = 1 + sum(len(level.owners) for level in self._plan.levels)
 
@@ -48,7 +49,7 @@ class Static:
     def build_tree(self, state: DecodeState, proposal: Proposal) -> Tree:
         """Ask level by level: the K best or drawn children of n slots, then expand those that have children."""
         if state.draws == "none" and isinstance(proposal, HostProposal):
-            found = [self._look_up(proposal, row, root) for row, root in enumerate(state.root[:, 0].tolist())]
+            found = [self._look_up(proposal, row, ids[-1]) for row, ids in enumerate(state.history)]
             return assemble(state, found, [range(len(row)) for row in found], self.max_nodes)
         plan = self._plan
         above = torch.zeros_like(state.root)
@@ -69,7 +70,8 @@ class Static:
                 slots.append(above)
         slots.append(torch.full_like(state.root, -1))
         chosen = torch.cat(tokens, 1).index_select(1, plan.tokens)
-        return self._finish(chosen, torch.cat(slots, 1).index_select(1, plan.slots), logq, state.draws)
+        whole = state.draws == "none" and getattr(proposal, "at_least", 0) >= self._widest
+        return self._finish(chosen, torch.cat(slots, 1).index_select(1, plan.slots), logq, state.draws, whole)
 
     def _look_up(self, proposal: HostProposal, row: int, root: int) -> Drafted:
         """Fill the shape node by node; a node without a candidate stays away, and what hangs below it."""
@@ -88,10 +90,11 @@ class Static:
                 drafted.add(at, token, 0.0)
         return drafted
 
-    def _finish(self, tokens: Tensor, slots: Tensor, logq: Tensor | None, draws: str) -> Tree:
+    def _finish(self, tokens: Tensor, slots: Tensor, logq: Tensor | None, draws: str, whole: bool = False) -> Tree:
+        """What was drafted as a tree; ``whole``: it is known that no candidate is missing."""
         rows = tokens.shape[0]
         missing = tokens < 0
-        if not bool(missing.any()):
+        if whole or not bool(missing.any()):
             topology = topology_of((self.shape.parents,) * rows, tokens.device)
             return Tree(tokens, topology.parents, None, slots, logq, draws, topology)
         order, parents, counts = zip(*(drop(self.shape.parents, row) for row in missing.tolist()), strict=True)

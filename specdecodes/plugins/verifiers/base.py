@@ -11,7 +11,7 @@ from torch import Tensor
 
 from specdecodes.core.parents import children_of
 from specdecodes.core.sampling import Best, Rng
-from specdecodes.core.tree import Tree, Verdict
+from specdecodes.core.tree import Tree, Verdict, for_the_host
 from specdecodes.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class Verifier:
     Attributes:
         lossless: the emitted tokens are distributed as the target's own.
         serves: ``greedy`` (temperature 0, scores come unnormalised) and/or ``sampling``.
+        capturable: ``accept`` draws nothing and reads no value on the host.
         draws: the ways of coming by children that it can judge, best first (see ``Tree.draws``).
         chain_only: no node may have siblings. needs_draft_probs: the tree must carry ``logq``.
     """
@@ -41,8 +42,18 @@ class Verifier:
     @hookimpl
     def verify(self, state: DecodeState, tree: Tree) -> Verdict:
         """One forward of the target over the tree, its logits processed like the draft's, then the rule."""
+        if self.capturable and state.target.captures and state.pipeline.passes:
+            logits, found = state.target.score_and_judge(tree, self._judge)
+            state.process(logits, tree)
+            return Verdict(*found)
         logp = state.process(state.target.score(tree), tree)
         return self.accept(logp, tree, state.rng)
+
+    def _judge(self, logits: Tensor, tree: Tree) -> tuple[Tensor, ...]:
+        """The rule on scores that need no processing, as a part of a captured run; the fields of a verdict."""
+        scores = logits if logits.dtype == torch.float64 else logits.float()
+        verdict = self.accept(scores, tree, Best())
+        return verdict.path, verdict.num_accepted, verdict.bonus, for_the_host(verdict, tree)
 
     def accept(self, logp: Tensor, tree: Tree, rng: Rng) -> Verdict:
         """Apply the rule.
