@@ -31,7 +31,7 @@ F32, BF16 = torch.float32, torch.bfloat16
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> dict[str, Kernel]:
     """The kernels as on import, serving on any device."""
-    names = ("CONV", "MAMBA2", "GATED_DELTA", "KIMI_DELTA")
+    names = ("CONV", "MAMBA2", "GATED_DELTA", "KIMI_DELTA", "ATTENTION")
     made = {name: replace(getattr(installed, name)) for name in names}
     for name, kernel in made.items():
         monkeypatch.setattr(installed, name, kernel)
