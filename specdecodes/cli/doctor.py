@@ -28,6 +28,10 @@ example:
 """
 
 
+PLAIN = "models with sdpa and without windows"
+"""Whose attention others than transformers may serve."""
+
+
 class Served(NamedTuple):
     """An op, the form that runs, and why."""
 
@@ -92,6 +96,7 @@ def served(device: str, dtype: torch.dtype) -> list[Served]:
         "step conv": step,
         "weight products": _products(device, dtype),
         "prefill conv": installed.CONV.decide(device, dtype),
+        "prefill attention": _prefill_attention(device, dtype),
         "prefill scan, Mamba-2": installed.MAMBA2.decide(device, dtype),
         "prefill scan, gated delta": installed.GATED_DELTA.decide(device, dtype),
         "prefill scan, Kimi delta": installed.KIMI_DELTA.decide(device, dtype),
@@ -104,12 +109,20 @@ def served(device: str, dtype: torch.dtype) -> list[Served]:
     return [Served(op, *choice) for op, choice in forms.items()]
 
 
+def _prefill_attention(device: str, dtype: torch.dtype) -> Choice:
+    """Which form lets the tokens of a sequence attend."""
+    chosen = installed.ATTENTION.decide(device, dtype)
+    if chosen.form == "naive":
+        return chosen._replace(form="torch")
+    return chosen._replace(why=f"{chosen.why}; {PLAIN}. Others: {installed.ATTENTION.otherwise}")
+
+
 def _attention(chosen: Choice) -> Choice:
     """Which form lets the nodes of a tree attend."""
     stock = "transformers' sdpa or eager, as the model is loaded; flash-attn has no tree mask"
     if chosen.form != "triton":
         return Choice("torch", stock)
-    return Choice("triton", f"{chosen.why}; models with sdpa and without windows. Others: {stock}")
+    return Choice("triton", f"{chosen.why}; {PLAIN}. Others: {stock}")
 
 
 def _products(device: str, dtype: torch.dtype) -> Choice:

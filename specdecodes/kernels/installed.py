@@ -1,7 +1,8 @@
 """Prefill through other projects' kernels where they are installed; ours serve where one is missing or refuses.
 
 They serve sequences, which is what they were made for; trees, steps and jumps are ours. Nothing here is needed: the
-extra ``cuda`` installs causal-conv1d, and mamba-ssm and flash-linear-attention are used where somebody has them.
+extra ``cuda`` installs causal-conv1d and flash-attn; mamba-ssm and flash-linear-attention are used where somebody has
+them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Kernel:
     Attributes:
         project: its name on PyPI. module, name: where the function is.
         dtypes: those in which it is as exact as ours; products of float32 go through TF32 in the others' scans.
+        otherwise: what serves instead.
         refused: why it is not called any more, once a call has failed.
     """
 
@@ -37,6 +39,7 @@ class Kernel:
     module: str
     name: str
     dtypes: tuple[torch.dtype, ...] = HALVES
+    otherwise: str = "plain torch"
     refused: str | None = field(default=None, init=False)
 
     @cached_property
@@ -55,12 +58,13 @@ class Kernel:
         if wanted() == "naive":
             return Choice("naive", f"{SWITCH}=naive")
         if device != "cuda":
-            return Choice("naive", f"plain torch; {self.project} is for CUDA")
+            return Choice("naive", f"{self.otherwise}; {self.project} is for CUDA")
         if dtype not in self.dtypes:
-            return Choice("naive", f"plain torch; {self.project} is less exact in {str(dtype).removeprefix('torch.')}")
+            name = str(dtype).removeprefix("torch.")
+            return Choice("naive", f"{self.otherwise}; {self.project} is less exact in {name}")
         why = self.refused or (self._found if isinstance(self._found, str) else None)
         if why is not None:
-            return Choice("naive", f"plain torch: {why}")
+            return Choice("naive", f"{self.otherwise}: {why}")
         return Choice(self.project, f"{self.module}.{self.name}")
 
     def serves(self, device: str, dtype: torch.dtype) -> bool:
@@ -82,3 +86,4 @@ CONV = Kernel("causal-conv1d", "causal_conv1d", "causal_conv1d_fn", (torch.float
 MAMBA2 = Kernel("mamba-ssm", "mamba_ssm.ops.triton.ssd_combined", "mamba_chunk_scan_combined")
 GATED_DELTA = Kernel("flash-linear-attention", "fla.ops.gated_delta_rule", "chunk_gated_delta_rule")
 KIMI_DELTA = Kernel("flash-linear-attention", "fla.ops.kda", "chunk_kda")
+ATTENTION = Kernel("flash-attn", "flash_attn", "flash_attn_func", otherwise="transformers' sdpa or eager")

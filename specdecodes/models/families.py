@@ -163,21 +163,25 @@ def causal_config(config: Any) -> Any:  # noqa: ANN401
     return text if known is not None and known.config_class is type(text) else config
 
 
-def splits_attention(model: PreTrainedModel, signature: Signature) -> bool:
-    """Whether trees are scored by ``kernels/tree_attention`` instead of stock attention under a mask.
-
-    Where its Triton form serves, in models whose layers ask transformers for sdpa and all see everything.
-    """
+def attends_plainly(model: PreTrainedModel, signature: Signature) -> bool:
+    """Whether the layers that attend all ask transformers for sdpa and see everything before them, and nothing else."""
     config = model.config
     attention = [type(module) for module in model.modules() if type(module).__name__.endswith("Attention")]
     return (
-        choice.serves("triton", model.device.type, model.dtype)
-        and signature.attention
+        signature.attention
         and not signature.slides
         and getattr(config, "_attn_implementation", None) == "sdpa"
         and all(hasattr(sys.modules[kind.__module__], "ALL_ATTENTION_FUNCTIONS") for kind in attention)
         and getattr(config, "attn_logit_softcapping", None) is None
     )
+
+
+def splits_attention(model: PreTrainedModel, signature: Signature) -> bool:
+    """Whether trees are scored by ``kernels/tree_attention`` instead of stock attention under a mask.
+
+    Where its Triton form serves, in models that attend plainly.
+    """
+    return choice.serves("triton", model.device.type, model.dtype) and attends_plainly(model, signature)
 
 
 def signature_of(model: PreTrainedModel) -> Signature:

@@ -3,7 +3,8 @@
 Since transformers 5.15 every recurrent mixer calls module-level functions for its convolution and its
 scan. :func:`install` replaces those names, process-wide and once per modeling file, by dispatchers that
 hand the call to the pass under way in this thread and fall through to the stock function when there is
-none, or when it does not serve the op. So is transformers' sdpa, which only trees on a GPU are served by us.
+none, or when it does not serve the op. So is transformers' sdpa, which we serve on a GPU only: for trees, and for
+sequences where flash-attn is installed.
 Projections, norms, multipliers, experts and all other attention stay stock code.
 
 The pass travels in a ``threading.local``: ``torch.compile`` traces an attribute of it, and cannot trace

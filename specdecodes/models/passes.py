@@ -16,6 +16,7 @@ from specdecodes.core.tree import Topology
 from specdecodes.kernels.linear.packed import packed_linear
 from specdecodes.kernels.tree_attention import tree_attention
 from specdecodes.models.cache import TreeCache
+from specdecodes.models.causal_attention import causal_attention
 from specdecodes.models.products import PackedLinear
 from specdecodes.models.recurrences import SCANS, STEPS
 from specdecodes.models.recurrences.layer import RecurrentLayer, advance_conv, node_windows, score_conv
@@ -91,7 +92,15 @@ class SequencePass(CachedPass):
 
     Prefill clamps step sizes as stock prefill does (Zamba2 and Nemotron-H always have a lower limit); a path that is
     run again stands for one-token steps, which do not.
+
+    Args:
+        plain: attention is causal and nothing else (see ``causal_attention``).
     """
+
+    def __init__(self, cache: TreeCache, plain: bool = False) -> None:
+        super().__init__(cache)
+        if plain:
+            self.sdpa_attention = causal_attention
 
     def attend(self, layer_idx: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Make room first: this is the only pass that may be the first of its cache."""

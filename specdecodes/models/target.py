@@ -13,7 +13,7 @@ from specdecodes.core.tree import Topology, Tree
 from specdecodes.models.cache import TreeCache
 from specdecodes.models.captured import Captured, recorder_for
 from specdecodes.models.compiled import compiled
-from specdecodes.models.families import check_supported, signature_of, splits_attention
+from specdecodes.models.families import attends_plainly, check_supported, signature_of, splits_attention
 from specdecodes.models.interpose import install, serving
 from specdecodes.models.masks import Masks, behind_prefix, by_kind, causal_mask, each_mask, positions_behind_prefix
 from specdecodes.models.passes import CachedPass, SequencePass, StepPass, TreePass
@@ -85,6 +85,7 @@ class Target:
         self.step_in_place = False
         self.is_embedded = False
         self.stacks: list[RecurrentStack] = []
+        self._plain = attends_plainly(model, self.signature)
         self._splits = splits_attention(model, self.signature)
         self._passes: dict[Any, CachedPass] = {}
         self._in_flight: TreePass | StepPass | None = None
@@ -328,7 +329,7 @@ class Target:
 
     def _run_sequence(self, ids: Tensor, *, clamps: bool, **model_inputs: Any) -> Tensor:
         self.flush()
-        current = self._pass("sequence", SequencePass)
+        current = self._pass("sequence", SequencePass, plain=self._plain)
         current.clamps = clamps
         logits = ids.new_empty(0)
         self.cache.serving = current
@@ -484,9 +485,9 @@ class Target:
         for rows in self.cache.attention.values():
             rows.reserve(length)
 
-    def _pass(self, name: str, kind: type[Any]) -> Any:  # noqa: ANN401
+    def _pass(self, name: str, kind: type[Any], **settings: Any) -> Any:  # noqa: ANN401
         if name not in self._passes:
-            self._passes[name] = kind(self.cache)
+            self._passes[name] = kind(self.cache, **settings)
         return self._passes[name]
 
     def _tree_pass(self, count: int) -> TreePass:

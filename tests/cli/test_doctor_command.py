@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ import torch
 
 from specdecodes.cli import main
 from specdecodes.cli.doctor import served
-from specdecodes.kernels import native
+from specdecodes.kernels import installed, native
 from specdecodes.kernels.choice import Choice, decide
+
+from ..kernels.stand_in import StandIn
 
 OPS = [
     "mamba2 tree scan",
@@ -23,6 +26,7 @@ OPS = [
     "tree conv",
     "weight products",
     "prefill conv",
+    "prefill attention",
     "tree attention",
 ]
 
@@ -75,6 +79,30 @@ def test_a_gpu_is_served_by_triton(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
         decide.cache_clear()
         assert "this GPU has 7.5" in decide("cuda", torch.bfloat16).why
+    finally:
+        decide.cache_clear()
+
+
+def prefill_attention(device: str, dtype: torch.dtype = torch.bfloat16) -> tuple[str, str]:
+    return next((each.form, each.why) for each in served(device, dtype) if each.op == "prefill attention")
+
+
+def test_prefill_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is transformers' where flash-attn does not serve, and why that is."""
+    kernel, stock = replace(installed.ATTENTION), "transformers' sdpa or eager"
+    monkeypatch.setattr(installed, "ATTENTION", kernel)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    StandIn(kernel, None, monkeypatch)
+    decide.cache_clear()
+    try:
+        serves = f"flash_attn.flash_attn_func; models with sdpa and without windows. Others: {stock}"
+        assert prefill_attention("cuda") == ("flash-attn", serves)
+        assert prefill_attention("cpu") == ("torch", f"{stock}; flash-attn is for CUDA")
+        why = f"{stock}; flash-attn is less exact in float32"
+        assert prefill_attention("cuda", torch.float32) == ("torch", why)
+        monkeypatch.setattr(installed, "ATTENTION", replace(kernel))
+        monkeypatch.setitem(sys.modules, kernel.module, None)  # as if it were not installed
+        assert prefill_attention("cuda") == ("torch", f"{stock}: flash-attn is not installed")
     finally:
         decide.cache_clear()
 

@@ -7,6 +7,7 @@ plain torch.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -21,37 +22,19 @@ from specdecodes.kernels.switch import SWITCH
 from specdecodes.models.target import Target
 
 from ..models.families import make, prompt_of
+from .stand_in import StandIn
 
 KERNELS = {"conv": installed.CONV, "mamba2": installed.MAMBA2, "delta": installed.GATED_DELTA}
 F32, BF16 = torch.float32, torch.bfloat16
 
 
-class StandIn:
-    """A module of another project with one function, which counts its calls."""
-
-    def __init__(self, kernel: Kernel, function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.calls = 0
-        self.function = function
-        module = ModuleType(kernel.module)
-        setattr(module, kernel.name, self)
-        parts = kernel.module.split(".")
-        for count in range(1, len(parts)):
-            monkeypatch.setitem(sys.modules, ".".join(parts[:count]), ModuleType(parts[count - 1]))
-        monkeypatch.setitem(sys.modules, kernel.module, module)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.calls += 1
-        return self.function(*args, **kwargs)
-
-
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> dict[str, Kernel]:
     """The kernels as on import, serving on any device."""
-    made = {}
-    for name in ("CONV", "MAMBA2", "GATED_DELTA", "KIMI_DELTA"):
-        old = getattr(installed, name)
-        made[name] = Kernel(old.project, old.module, old.name, old.dtypes)
-        monkeypatch.setattr(installed, name, made[name])
+    names = ("CONV", "MAMBA2", "GATED_DELTA", "KIMI_DELTA", "ATTENTION")
+    made = {name: replace(getattr(installed, name)) for name in names}
+    for name, kernel in made.items():
+        monkeypatch.setattr(installed, name, kernel)
     decide = Kernel.decide
     monkeypatch.setattr(Kernel, "decide", lambda kernel, device, dtype: decide(kernel, "cuda", dtype))
     return made
@@ -105,7 +88,7 @@ def rule(
 def test_where_each_of_them_serves(fresh: dict[str, Kernel], monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = fresh["MAMBA2"]
     assert kernel.decide("cuda", BF16) == ("naive", "plain torch: mamba-ssm is not installed")
-    kernel = Kernel(kernel.project, kernel.module, kernel.name)
+    kernel = replace(kernel)
     StandIn(kernel, mamba2, monkeypatch)
     assert kernel.decide("cuda", BF16).form == "mamba-ssm"
     assert kernel.decide("cuda", F32).why == "plain torch; mamba-ssm is less exact in float32"
@@ -195,7 +178,7 @@ def test_a_prefill_goes_through_them(
 ) -> None:
     model, prompt = make(family).to(BF16), prompt_of(40, "installed")
     ours = Target(model).prefill(prompt)
-    fresh.update({each: Kernel(old.project, old.module, old.name, old.dtypes) for each, old in fresh.items()})
+    fresh.update({each: replace(old) for each, old in fresh.items()})
     for each, kernel in fresh.items():
         monkeypatch.setattr(installed, each, kernel)
     monkeypatch.setattr("specdecodes.models.recurrences.gated_delta.GatedDeltaLayer.installed", fresh["GATED_DELTA"])
