@@ -149,10 +149,10 @@ def linear(products: Iterable[Product], count: int, w: Widths) -> Cost:
 
 
 def kv_gather(sizes: AttentionSizes, length: int, w: Widths) -> Cost:
-    """Of all layers: D rows of keys and of values, read and written; a launch per layer and tensor."""
+    """Of all layers: D rows of keys and of values, read and written; a launch per layer."""
     s = sizes
     moved = s.layers * 2 * 2 * length * s.kv_heads * s.head_dim * w.model + length * INDEX
-    return Cost(moved, 0, launches=2 * s.layers)
+    return Cost(moved, 0, launches=s.layers)
 
 
 def tree_attention(sizes: AttentionSizes, count: int, context: int, w: Widths) -> Cost:

@@ -101,7 +101,7 @@ def test_linear() -> None:
 
 def test_kv_gather() -> None:
     sizes = AttentionSizes(heads=8, kv_heads=2, head_dim=16, layers=3)
-    assert costs.kv_gather(sizes, 4, BF16) == Cost(3 * 2 * 2 * 4 * 32 * 2 + 32, 0, launches=6)
+    assert costs.kv_gather(sizes, 4, BF16) == Cost(3 * 2 * 2 * 4 * 32 * 2 + 32, 0, launches=3)
 
 
 def test_tree_attention() -> None:
