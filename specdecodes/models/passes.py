@@ -20,6 +20,7 @@ from specdecodes.models.causal_attention import causal_attention
 from specdecodes.models.products import PackedLinear
 from specdecodes.models.recurrences import SCANS, STEPS
 from specdecodes.models.recurrences.layer import RecurrentLayer, advance_conv, node_windows, score_conv
+from specdecodes.models.recurrences.stack import RecurrentStack
 
 
 class CachedPass:
@@ -177,6 +178,17 @@ class TreePass(CachedPass):
         """Forget what was kept."""
         self.convs: dict[int, Tensor] = {}
         self.scans: dict[int, tuple[Tensor, ...]] = {}
+
+    def collect(self, stack: RecurrentStack) -> tuple[Any, ...]:
+        """What was kept of a stack's layers, together: what its ``jump`` or its ``select`` takes."""
+        if self.keep == "nothing":
+            return ()
+        indices = [layer.index for layer in stack.layers]
+        convs = [self.convs[i] for i in indices]
+        scans = [list(each) for each in zip(*(self.scans.get(i, ()) for i in indices), strict=True)]
+        if self.keep == "inputs":
+            return torch.stack(convs), *(torch.stack(each) for each in scans)
+        return convs, scans[0] if scans else []
 
     def attend(self, layer_idx: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """A row that is not finite would reach every node through 0 * nan in the weighted sum of values."""

@@ -150,7 +150,7 @@ class SlotRunner(Target):
         mask: Masks = rows[None, None, None]
         if self.signature.attention:
             positions, keys = (self._depths.index_select(0, slots) + self.length)[None], self._depths + self.length
-            mask = self._mask(masks[None, None], positions, keys[None])
-            positions = self._within(positions)
+            mask = self.placement.mask(masks[None, None], positions, keys[None])
+            positions = self.placement.within(positions)
         with serving(current):
             return self._forward_expand(current, tokens, positions, mask, rows)

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from specdecodes.core.tree import Topology, Tree
+from specdecodes.core.tree import Tree
 from specdecodes.models.cache import TreeCache
 from specdecodes.models.captured import Captured, recorder_for
 from specdecodes.models.compiled import compiled
 from specdecodes.models.families import attends_plainly, check_supported, signature_of, splits_attention
 from specdecodes.models.interpose import install, serving
-from specdecodes.models.masks import Masks, behind_prefix, by_kind, causal_mask, each_mask, positions_behind_prefix
+from specdecodes.models.judging import Judge, judged, parts_of
+from specdecodes.models.masks import Masks, by_kind, causal_mask, each_mask
 from specdecodes.models.passes import CachedPass, SequencePass, StepPass, TreePass
+from specdecodes.models.placement import Placement
 from specdecodes.models.products import PackedProducts
 from specdecodes.models.recurrences import recurrence_of
 from specdecodes.models.recurrences.layer import RecurrentLayer
@@ -29,10 +31,6 @@ PREFILL_CHUNK = 1024
 """Tokens per prefill forward: bounds the mask to [chunk, length]."""
 COMPILED_CAPACITY = 4096
 """Positions of the static caches of a compiled target, where the model allows more."""
-
-
-Judge = Callable[[Tensor, Tree], tuple[Tensor, ...]]
-"""What is made of a tree's logits [B, T, V], in tensors."""
 
 
 class Target:
@@ -86,13 +84,20 @@ class Target:
         self.is_embedded = False
         self.stacks: list[RecurrentStack] = []
         self._plain = attends_plainly(model, self.signature)
-        self._splits = splits_attention(model, self.signature)
         self._passes: dict[Any, CachedPass] = {}
         self._in_flight: TreePass | StepPass | None = None
         self._scored: Tree | None = None
         self._rows = torch.empty(0)  # where the keys of the tree scored last lie
         self._behind = False  # whether a path may be pending
         self._recorder = recorder_for(self.device, compile)
+        self.placement = Placement(
+            self.cache,
+            self.signature,
+            self.dtype,
+            compiled=compile,
+            captured=self.captures,
+            splits=splits_attention(model, self.signature),
+        )
         self._tree_logits = self._compiled(self._tree_forward)
         self._step_logits = self._compiled(self._forward_at)
         self._forward_tree = self._captured(self._judged_tree, self._moved)
@@ -209,9 +214,9 @@ class Target:
             judge: of the logits [B, T, V] and the tree, whose ``logq`` and ``draws`` it does not get; it draws nothing
                 and reads no value on the host.
         """
-        logits, judged = self._score(tree, judge)
-        assert judged is not None
-        return logits, judged
+        logits, found = self._score(tree, judge)
+        assert found is not None
+        return logits, found
 
     def _score(self, tree: Tree, judge: Judge | None) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         rows, count = tree.shape
@@ -229,14 +234,14 @@ class Target:
         current = self._tree_pass(count)
         current.aim(tree.structure)
         self._reserve(self.length + count)
-        positions, mask, slots = self._place(tree.structure)
+        positions, mask, slots = self.placement.place(tree.structure, split=True)
         with serving(current):
             self.cache.serving = current
-            found = self._forward_tree(current, tree.tokens, positions, mask, slots, judge, _parts(tree, judge))
-        logits, self._kept, judged = found
+            found = self._forward_tree(current, tree.tokens, positions, mask, slots, judge, parts_of(tree, judge))
+        logits, self._kept, verdict = found
         self._behind = False
         self._in_flight, self._scored, self._rows = current, tree, slots
-        return logits, judged
+        return logits, verdict
 
     @torch.inference_mode()
     def commit(self, path: Tensor, nodes: Sequence[int] | None = None) -> None:
@@ -367,7 +372,7 @@ class Target:
         # What is not finite must reach the descendants, which the passes hide from everything else.
         broken = (current.ancestors & ~logits[..., 0].isfinite()[:, None]).any(-1)
         logits = logits.masked_fill(broken[..., None], float("nan"))
-        kept = self._collect(current)
+        kept = tuple(current.collect(stack) for stack in self.stacks)
         current.clear()
         for stack in self.stacks:
             stack.settle()
@@ -376,12 +381,12 @@ class Target:
     def _judged_tree(self, current: TreePass, ids: Tensor, *others: Any) -> tuple[Any, ...]:
         *placed, judge, parts = others
         logits, kept = self._tree_logits(current, ids, *placed)
-        return logits, kept, _judged(judge, logits, ids, parts)
+        return logits, kept, judged(judge, logits, ids, parts)
 
     def _judged_step(self, current: StepPass, ids: Tensor, *others: Any) -> tuple[Any, ...]:
         *placed, judge, parts = others
         logits = self._step_logits(current, ids, *placed)
-        return logits, _judged(judge, logits, ids, parts)
+        return logits, judged(judge, logits, ids, parts)
 
     def _forward_at(self, current: CachedPass, ids: Tensor, positions: Tensor, mask: Masks, slots: Tensor) -> Tensor:
         """Logits [B, n, V] of ``ids``, whose keys go to ``slots`` [n] of the caches."""
@@ -396,77 +401,13 @@ class Target:
         self.flush()
         current = self._pass("step", StepPass)
         self._reserve(self.length + 1)
-        positions, mask, slots = self._place(tree.structure)
+        positions, mask, slots = self.placement.place(tree.structure, split=False)
         self.cache.serving = current
         with serving(current):
-            parts = _parts(tree, judge)
-            logits, judged = self._forward_step(current, tree.tokens, positions, mask, slots, judge, parts)
+            parts = parts_of(tree, judge)
+            logits, verdict = self._forward_step(current, tree.tokens, positions, mask, slots, judge, parts)
         self._in_flight, self._scored = current, tree
-        return logits, judged
-
-    def _place(self, topology: Topology) -> tuple[Tensor, Masks, Tensor]:
-        """Positions [B, T] by depth, the additive mask [B, 1, T, S], and where the nodes' keys go [T].
-
-        Where attention is split, the mask is that among the nodes alone, [B, 1, T, T], and nobody reads it.
-        """
-        length, count = self.length, topology.parents.shape[1]
-        positions = topology.depths + length
-        slots = torch.arange(length, length + count, device=self.device)
-        if not self.signature.attention:
-            return positions, positions[:, None, None, :], slots
-        among = topology.mask(self.dtype)
-        split = self._splits and not (count == 1 and self.step_in_place)
-        return self._within(positions), among if split else self._mask(among, positions, positions), slots
-
-    def _within(self, positions: Tensor) -> Tensor:
-        """``positions`` of nodes, none beyond a turn (see :class:`Signature`) that the root is not beyond.
-
-        No text has room for the nodes there (see :meth:`check_room`); they must not change the others.
-        """
-        for turn in self.signature.turns:
-            if self.length < turn:
-                positions = positions.clamp(max=turn - 1)
-        return positions
-
-    def _mask(self, rows: Tensor, queries: Tensor, keys: Tensor) -> Masks:
-        """What the queries see of the committed prefix and of new rows.
-
-        Args:
-            rows: additive mask among the new rows [B, 1, T, n]. queries, keys: positions [B, T] and [B, n].
-        """
-        length, windows = self.length, self.signature.windows
-        visible = self._visible(length + rows.shape[-1])
-        mask = behind_prefix(rows, length, visible)
-        masks: Masks = mask
-        if self.signature.slides:
-            masks = by_kind(mask, windows, queries, positions_behind_prefix(keys, length, visible))
-        if self.compile and self._recorder is None:
-            for each in each_mask(masks):
-                torch._dynamo.maybe_mark_dynamic(each, 3)  # at full capacity it is a constant
-        return masks
-
-    def _visible(self, length: int) -> int:
-        """How many positions attention sees; few sizes when compiled, and what lies beyond is masked.
-
-        Captured, each size is a graph of its own.
-        """
-        if self._recorder is not None:
-            return min(max(64, 1 << (length - 1).bit_length()), self.cache.capacity or length)
-        return min(-(-length // 64) * 64, self.cache.capacity or length) if self.compile else length
-
-    def _collect(self, current: TreePass) -> Any:  # noqa: ANN401
-        if current.keep == "nothing":
-            return ()
-        kept: list[Any] = []
-        for stack in self.stacks:
-            indices = [layer.index for layer in stack.layers]
-            convs = [current.convs[i] for i in indices]
-            scans = [list(each) for each in zip(*(current.scans.get(i, ()) for i in indices), strict=True)]
-            if current.keep == "inputs":
-                kept.append((torch.stack(convs), *(torch.stack(each) for each in scans)))
-            else:
-                kept.append((convs, scans[0] if scans else []))
-        return tuple(kept)
+        return logits, verdict
 
     def _move_along(self, current: TreePass, nodes: Tensor, path: Tensor, rows: Tensor, kept: Any) -> None:  # noqa: ANN401
         """Move keys and values of ``nodes`` [k] to where the first k nodes lie, and the states along ``path``.
@@ -495,26 +436,7 @@ class Target:
         if key not in self._passes:
             # Levels are read on the host.
             by_level = not self.compile and self._recorder is None and self.device.type == "cpu"
-            self._passes[key] = TreePass(self.cache, self.backend.keep, by_level, self._splits)
+            self._passes[key] = TreePass(self.cache, self.backend.keep, by_level, self.placement.splits)
         current = self._passes[key]
         assert isinstance(current, TreePass)
         return current
-
-
-def _parts(tree: Tree, judge: Judge | None) -> tuple[Tensor | None, ...]:
-    """What a judge sees of a tree beside its tokens, as tensors."""
-    if judge is None:
-        return ()
-    structure = tree.structure
-    return (
-        *(tree.num_nodes, tree.slots),
-        *(structure.parents, structure.ancestors, structure.depths, structure.paths),
-    )
-
-
-def _judged(judge: Judge | None, logits: Tensor, tokens: Tensor, parts: tuple[Any, ...]) -> tuple[Tensor, ...] | None:
-    if judge is None:
-        return None
-    num_nodes, slots, *structure = parts
-    topology = Topology.of(*structure)
-    return judge(logits, Tree(tokens, topology.parents, num_nodes, slots, topology=topology))

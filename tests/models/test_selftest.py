@@ -14,7 +14,9 @@ from torch import Tensor
 from specdecodes.core.tree import Topology
 from specdecodes.kernels.causal_conv.naive import window_conv
 from specdecodes.models import masks, passes
+from specdecodes.models.cache import AttentionRows
 from specdecodes.models.passes import TreePass
+from specdecodes.models.placement import Placement
 from specdecodes.models.recurrences import mamba2
 from specdecodes.models.recurrences.mamba2 import Mamba2Stack
 from specdecodes.models.recurrences.stack import RecurrentStack
@@ -83,21 +85,21 @@ def _conv_ignores_tree(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Topology, "windows", windows)
 
 
-def _place(patch: pytest.MonkeyPatch, change: Callable[[Target, tuple[Tensor, Tensor, Tensor]], Any]) -> None:
-    place = Target._place
-    patch.setattr(Target, "_place", lambda self, topology: change(self, place(self, topology)))
+def _place(patch: pytest.MonkeyPatch, change: Callable[[tuple[Tensor, Any, Tensor]], Any]) -> None:
+    place = Placement.place
+    patch.setattr(Placement, "place", lambda self, *given, **named: change(place(self, *given, **named)))
 
 
 def _index_for_depth(patch: pytest.MonkeyPatch) -> None:
-    _place(patch, lambda target, placed: (placed[2][None], *placed[1:]))
+    _place(patch, lambda placed: (placed[2][None], *placed[1:]))
 
 
 def _no_mask(patch: pytest.MonkeyPatch) -> None:
-    _place(patch, lambda target, placed: (placed[0], torch.zeros_like(placed[1]), placed[2]))
+    _place(patch, lambda placed: (placed[0], torch.zeros_like(placed[1]), placed[2]))
 
 
 def _boolean_mask(patch: pytest.MonkeyPatch) -> None:
-    _place(patch, lambda target, placed: (placed[0], placed[1] == 0, placed[2]))
+    _place(patch, lambda placed: (placed[0], placed[1] == 0, placed[2]))
 
 
 def _scan_ignores_tree(patch: pytest.MonkeyPatch) -> None:
@@ -116,7 +118,7 @@ def _no_jump(patch: pytest.MonkeyPatch) -> None:
 
 
 def _no_gather(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Target, "_gather_rows", lambda *_: None)
+    patch.setattr(AttentionRows, "move", lambda *_: None)
 
 
 def _jump_forgets_window(patch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from specdecodes import registry
+from specdecodes.models.cache import AttentionRows
+from specdecodes.models.placement import Placement
 from specdecodes.models.target import Target
 from specdecodes.plugin import Mode, Registry
 from specdecodes.plugins.drafters.datastore import Datastore
@@ -95,13 +97,13 @@ def test_mutants_are_caught(kind, mutant, says):
 
 
 def test_index_for_depth_is_caught(monkeypatch):
-    place = Target._place
+    place = Placement.place
 
-    def by_index(self, topology):
-        positions, mask, slots = place(self, topology)
+    def by_index(self, *given, **named):
+        positions, mask, slots = place(self, *given, **named)
         return slots[None].expand_as(positions), mask, slots
 
-    monkeypatch.setattr(Target, "_place", by_index)
+    monkeypatch.setattr(Placement, "place", by_index)
     with pytest.raises(
         AssertionError, match=r"after the prefill, the logits of node 2 .* differ from sequential decoding"
     ):
@@ -109,7 +111,7 @@ def test_index_for_depth_is_caught(monkeypatch):
 
 
 def test_keys_left_where_they_were_are_caught(monkeypatch):
-    monkeypatch.setattr(Target, "_gather_rows", lambda self, accepted: None)
+    monkeypatch.setattr(AttentionRows, "move", lambda self, source, target: None)
     with pytest.raises(AssertionError, match="after step 2, which accepted 2 drafted tokens"):
         check_state_backend(Replay)
 
