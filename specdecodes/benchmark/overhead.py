@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -174,13 +174,13 @@ def _stub(target: Target) -> None:
     kept: dict[int, Any] = {}
     forward = target._forward_tree
 
-    def forward_tree(current: Any, ids: Tensor, *where: Any) -> tuple[Tensor, Any]:  # noqa: ANN401
+    def forward_tree(current: Any, ids: Tensor, *where: Any) -> tuple[Tensor, Any, None]:  # noqa: ANN401
         count = ids.shape[1]
         if count not in kept:
             kept[count] = forward(current, ids, *where)[1]
-        return prepared[:, :count], kept[count]
+        return prepared[:, :count], kept[count], None
 
-    def commit(path: Tensor) -> None:
+    def commit(path: Tensor, nodes: Sequence[int]) -> None:
         target._scored = target._in_flight = None
 
     target._forward_tree = cast("Any", forward_tree)

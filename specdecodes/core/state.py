@@ -72,7 +72,7 @@ class DecodeState:
         self.scores: Tensor | None = None
         self.logits = torch.empty(0)
         self._emitted: list[list[int]] = []
-        self._clipped: tuple[Verdict, list[HostPath]] | None = None
+        self._clipped: tuple[Verdict, Tree, list[HostPath]] | None = None
 
     @property
     def finished(self) -> bool:
@@ -122,7 +122,7 @@ class DecodeState:
             paths.append(HostPath(nodes[:length], tokens[:length], slots[:length] or None, emitted[-1]))
         if keep != [row[0] for row in host]:
             verdict = self._cut(verdict, keep, [path.bonus for path in paths])
-        self._clipped = (verdict, paths)
+        self._clipped = (verdict, tree, paths)
         return verdict
 
     @staticmethod
@@ -135,8 +135,8 @@ class DecodeState:
 
     def path_of(self, verdict: Verdict, tree: Tree) -> list[HostPath]:
         """Per row what ``verdict`` accepted of ``tree``, on the host; read only if :meth:`clip` has not read it."""
-        if self._clipped is not None and self._clipped[0] is verdict:
-            return self._clipped[1]
+        if self._clipped is not None and self._clipped[0] is verdict and self._clipped[1] is tree:
+            return self._clipped[2]
         width, found = verdict.path.shape[1], []
         for accepted, bonus, *parts in for_the_host(verdict, tree).tolist():
             nodes, tokens, slots = (parts[i * width : (i + 1) * width][: accepted + 1] for i in range(3))

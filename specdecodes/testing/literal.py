@@ -28,8 +28,6 @@ class LiteralTarget:
         committed: per row, the committed tokens.
     """
 
-    captures = False
-
     def __init__(
         self, rule: Rule, vocab_size: int, *, eos_ids: Sequence[int] = (), dtype: torch.dtype = torch.float64
     ) -> None:
@@ -76,7 +74,7 @@ class LiteralTarget:
             rows.append(torch.stack([self.logits(prefix) for prefix in prefixes]))
         return torch.stack(rows)
 
-    def commit(self, path: Tensor) -> None:
+    def commit(self, path: Tensor, nodes: Sequence[int] | None = None) -> None:
         """Append the tokens of ``path`` [B, D], padded with -1.
 
         Raises:

@@ -42,7 +42,8 @@ class Verifier:
     @hookimpl
     def verify(self, state: DecodeState, tree: Tree) -> Verdict:
         """One forward of the target over the tree, its logits processed like the draft's, then the rule."""
-        if self.capturable and state.target.captures and state.pipeline.passes:
+        captures = getattr(state.target, "captures", False)  # what plays a target captures nothing
+        if self.capturable and captures and state.pipeline.passes:
             logits, found = state.target.score_and_judge(tree, self._judge)
             state.process(logits, tree)
             return Verdict(*found)
