@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from specdecodes.core import host_path
+from specdecodes.core.host_path import HostPath
 from specdecodes.core.sampling import LogitsPipeline, Rng, SamplingParams, best_tokens, node_prefixes
 from specdecodes.core.text import StopRule
-from specdecodes.core.tree import Tree, Verdict, for_the_host
+from specdecodes.core.tree import Tree, Verdict
 
 if TYPE_CHECKING:
     from specdecodes.models.target import Target
-
-
-class HostPath(NamedTuple):
-    """What was accepted in one row: nodes from the root on, their tokens and slots (None: without any), the bonus."""
-
-    nodes: list[int]
-    tokens: list[int]
-    slots: list[int] | None
-    bonus: int
 
 
 class DecodeState:
@@ -104,24 +97,19 @@ class DecodeState:
         The one device-to-host copy of a step. What a row emits is its accepted tokens and the bonus; the last
         of them is never committed (it is the next root), so a row cut after j + 1 tokens keeps j accepted nodes.
         """
-        numbers = for_the_host(verdict, tree) if verdict.numbers is None else verdict.numbers
-        host, width = numbers.tolist(), verdict.path.shape[1]
         self._emitted = []
-        keep, paths = [], []
-        for row, (accepted, bonus, *parts) in enumerate(host):
-            nodes, tokens, slots = (parts[i * width : (i + 1) * width] for i in range(3))
-            emitted = [*tokens[1 : accepted + 1], bonus]  # the first is the root
+        read, paths = host_path.read(verdict, tree), []
+        for row, path in enumerate(read):
+            emitted = [*path.tokens[1:], path.bonus]  # the first is the root
             if self.done[row]:
                 emitted = emitted[:1]
             room = self.params.max_new_tokens - len(self.tokens[row])
             end = next((i + 1 for i, token in enumerate(emitted) if token in self.eos_ids), len(emitted))
             emitted = emitted[: max(1, min(end, room))]
             self._emitted.append(emitted)
-            length = len(emitted)
-            keep.append(length - 1)
-            paths.append(HostPath(nodes[:length], tokens[:length], slots[:length] or None, emitted[-1]))
-        if keep != [row[0] for row in host]:
-            verdict = self._cut(verdict, keep, [path.bonus for path in paths])
+            paths.append(path.cut(emitted))
+        if paths != read:
+            verdict = self._cut(verdict, [len(path.nodes) - 1 for path in paths], [path.bonus for path in paths])
         self._clipped = (verdict, tree, paths)
         return verdict
 
@@ -137,11 +125,7 @@ class DecodeState:
         """Per row what ``verdict`` accepted of ``tree``, on the host; read only if :meth:`clip` has not read it."""
         if self._clipped is not None and self._clipped[0] is verdict and self._clipped[1] is tree:
             return self._clipped[2]
-        width, found = verdict.path.shape[1], []
-        for accepted, bonus, *parts in for_the_host(verdict, tree).tolist():
-            nodes, tokens, slots = (parts[i * width : (i + 1) * width][: accepted + 1] for i in range(3))
-            found.append(HostPath(nodes, tokens, slots or None, bonus))
-        return found
+        return host_path.read(verdict, tree)
 
     def advance(self, verdict: Verdict) -> None:
         """Emit what :meth:`clip` kept; stop strings end a row at the token that completes them."""

@@ -279,23 +279,13 @@ class Verdict:
         num_accepted: int64 [B]: accepted drafted tokens, so ``path`` holds ``num_accepted + 1`` nodes.
         bonus: int64 [B]: the token after the path, the next root: from the target's own distribution, or, where
             ``DecodeState.clip`` cut the path, the drafted token that ended the row.
-        numbers: :func:`for_the_host` of the others, where that has been computed already.
+        numbers: what :func:`specdecodes.core.host_path.numbers_of` makes of the others, where that has been computed.
     """
 
     path: Tensor
     num_accepted: Tensor
     bonus: Tensor
     numbers: Tensor | None = None
-
-
-def for_the_host(verdict: Verdict, tree: Tree) -> Tensor:
-    """All that a host must know of a verdict, to be read at once: int64 [B, 2 + 2 D], or 2 + 3 D with slots.
-
-    ``num_accepted``, ``bonus``, ``path``, and of the path's nodes tokens and, where the tree has them, slots.
-    """
-    nodes = verdict.path.clamp(min=0)
-    numbers = [verdict.num_accepted[:, None], verdict.bonus[:, None], verdict.path, tree.tokens.gather(1, nodes)]
-    return torch.cat(numbers if tree.slots is None else [*numbers, tree.slots.gather(1, nodes)], dim=1)
 
 
 def _check_ids(name: str, ids: Tensor) -> None:

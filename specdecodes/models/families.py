@@ -107,6 +107,28 @@ class Signature:
         """Whether any layer has a window."""
         return any(self.windows.values())
 
+    def check_room(self, prompt: int, new: int, limits: Mapping[str, int | None]) -> None:
+        """Refuse an answer of ``new`` tokens to ``prompt`` tokens that has no room.
+
+        Args:
+            limits: positions at most, by who sets the limit; None: no limit.
+
+        Raises:
+            ValueError: more positions than a limit, or an answer that would cross a turn.
+        """
+        for name, limit in limits.items():
+            if limit is not None and prompt + new > limit:
+                raise ValueError(
+                    f"prompt: {prompt} tokens and max_new_tokens {new} make {prompt + new}, "
+                    f"but {name} {limit} positions; shorten the prompt or lower max_new_tokens"
+                )
+        for turn in self.turns:
+            if prompt <= turn < prompt + new - 1:  # the last token is never run
+                raise ValueError(
+                    f"max_new_tokens: expected at most {turn + 1 - prompt} after {prompt} tokens, got {new}; beyond "
+                    f"{turn} positions the model encodes all of them in another way (longrope), those before included"
+                )
+
 
 def family_of(config: Any) -> str:  # noqa: ANN401 - a transformers config
     """The model_type that ``SUPPORTED`` knows ``config`` under: its own, or that of the stock class it derives from."""

@@ -102,7 +102,7 @@ class Target:
         self._step_logits = self._compiled(self._forward_at)
         self._forward_tree = self._captured(self._judged_tree, self._moved)
         self._forward_step = self._captured(self._judged_step, self._moved)
-        self._move = self._captured(self._move_along, self._moved_by_commit) if backend.capturable else self._move_along
+        self._move = self._captured(self._move_along, self._moved_by_commit)
 
     # -- what the model is ----------------------------------------------------------------------------------------
 
@@ -138,21 +138,8 @@ class Target:
                 f"prompt: expected one row (B = 1), got {rows}; batches are not supported yet, "
                 "decode the rows one by one"
             )
-        for name, limit in (
-            (f"{self.called} allows", self.signature.max_positions),
-            ("the static cache holds", self.max_length),
-        ):
-            if limit is not None and prompt + new > limit:
-                raise ValueError(
-                    f"prompt: {prompt} tokens and max_new_tokens {new} make {prompt + new}, "
-                    f"but {name} {limit} positions; shorten the prompt or lower max_new_tokens"
-                )
-        for turn in self.signature.turns:
-            if prompt <= turn < prompt + new - 1:  # the last token is never run
-                raise ValueError(
-                    f"max_new_tokens: expected at most {turn + 1 - prompt} after {prompt} tokens, got {new}; beyond "
-                    f"{turn} positions the model encodes all of them in another way (longrope), those before included"
-                )
+        most = {f"{self.called} allows": self.signature.max_positions, "the static cache holds": self.max_length}
+        self.signature.check_room(prompt, new, most)
 
     def hold_nodes(self, count: int) -> None:
         """Let a static cache hold ``count`` nodes behind ``max_length`` committed tokens; before the first prefill."""
@@ -266,7 +253,8 @@ class Target:
             source = path[0, : tree.shape[1]].clamp(min=0) if self.captures else path[0, : len(accepted)]
             if accepted == list(range(len(accepted))):  # a chain's accepted nodes lie where they belong
                 source = source[:0]
-            self._move(current, source, path, self._rows, self._kept)
+            move = self._move if self.backend.capturable else self._move_along
+            move(current, source, path, self._rows, self._kept)
             self._behind = any(stack.pending is not None for stack in self.stacks)
         self.cache.length += len(accepted)
         self._scored = self._in_flight = None

@@ -90,7 +90,8 @@ def test_nothing_is_captured_unless_on_cuda_and_asked_for() -> None:
 @pytest.mark.parametrize("backend", [ReplayBackend, StateCopy, Reforward], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_graph_serves_every_tree_of_a_size(family: str, backend: Any) -> None:
-    model, eager = pair(family, backend=backend())
+    model, eager = pair(family)
+    model.backend = backend()  # as ``load`` chooses it, when the target is there
     model.hold_nodes(7)
     for each in (model, eager):
         each.prefill(toy_prompt(20))
@@ -103,6 +104,7 @@ def test_one_graph_serves_every_tree_of_a_size(family: str, backend: Any) -> Non
             each.commit(path)
     assert model.length < 64 and addresses(model) == places
     assert graphs(model._forward_tree) == 1
+    assert bool(graphs(model._move)) == model.backend.capturable
 
 
 def test_every_size_length_and_cache_has_its_own() -> None:

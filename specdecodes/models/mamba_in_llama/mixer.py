@@ -48,7 +48,7 @@ class MILMixer(nn.Module):
 
     def __init__(self, config: MILConfig, layer_idx: int) -> None:
         super().__init__()
-        assert config.ngroups and config.d_state and config.d_inner and config.d_xb
+        assert config.ngroups and config.d_state and config.d_inner and config.d_xb  # what MILConfig has filled in
         self.layer_idx = layer_idx
         self.num_heads, self.head_dim, self.ssm_state_size = config.ngroups, config.d_state, config.d_state
         self.d_inner, self.d_xb = config.d_inner, config.d_xb

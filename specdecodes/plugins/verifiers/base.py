@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from specdecodes.core.host_path import numbers_of
 from specdecodes.core.parents import children_of
 from specdecodes.core.sampling import Best, Rng
-from specdecodes.core.tree import Tree, Verdict, for_the_host
+from specdecodes.core.tree import Tree, Verdict
 from specdecodes.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Verifier:
         """The rule on scores that need no processing, as a part of a captured run; the fields of a verdict."""
         scores = logits if logits.dtype == torch.float64 else logits.float()
         verdict = self.accept(scores, tree, Best())
-        return verdict.path, verdict.num_accepted, verdict.bonus, for_the_host(verdict, tree)
+        return verdict.path, verdict.num_accepted, verdict.bonus, numbers_of(verdict, tree)
 
     def accept(self, logp: Tensor, tree: Tree, rng: Rng) -> Verdict:
         """Apply the rule.
