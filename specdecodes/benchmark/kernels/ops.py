@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import specdecodes.kernels
-from specdecodes.benchmark.kernels import costs, problems
+from specdecodes.benchmark.kernels import costs, problems, recurrent
 from specdecodes.benchmark.kernels.costs import Cost
 from specdecodes.benchmark.kernels.problems import Numbers, Problem, Where
 from specdecodes.benchmark.shapes import AttentionSizes, DeltaSizes, Mamba2Sizes, S6Sizes, Shape
@@ -115,7 +115,7 @@ def _delta_tree(about: str, per_channel: bool) -> Op:
         "gated_delta",  # whose kernel takes both kinds of decay
         lambda shape: _delta(shape, per_channel),
         lambda sizes, count, where: costs.delta_tree(sizes, count, where.widths),
-        lambda sizes, count, where, numbers, _: problems.delta_tree(sizes, count, where, numbers),
+        lambda sizes, count, where, numbers, _: recurrent.delta_tree(sizes, count, where, numbers),
     )
 
 
@@ -125,7 +125,7 @@ def _delta_commit(about: str, per_channel: bool) -> Op:
         "gated_delta",
         lambda shape: _delta(shape, per_channel),
         lambda sizes, count, where: costs.delta_commit(sizes, problems.path_length(count), where.widths),
-        lambda sizes, count, where, numbers, _: problems.delta_commit(sizes, count, where, numbers),
+        lambda sizes, count, where, numbers, _: recurrent.delta_commit(sizes, count, where, numbers),
         nodes=path_lengths,
     )
 
@@ -146,21 +146,21 @@ OPS: dict[str, Op] = {
         "mamba2_scan",
         lambda shape: shape.sizes.get(Mamba2Sizes),
         lambda sizes, count, where: costs.mamba2_tree(sizes, count, where.widths),
-        lambda sizes, count, where, numbers, _: problems.mamba2_tree(sizes, count, where, numbers),
+        lambda sizes, count, where, numbers, _: recurrent.mamba2_tree(sizes, count, where, numbers),
     ),
     "mamba2_commit": Op(
         f"Mamba-2 replay: windows and states of all layers along a path of {problems.LONGEST_PATH}",
         "mamba2_scan",
         lambda shape: shape.sizes.get(Mamba2Sizes),
         lambda sizes, count, where: costs.mamba2_commit(sizes, problems.path_length(count), where.widths),
-        lambda sizes, count, where, numbers, _: problems.mamba2_commit(sizes, count, where, numbers),
+        lambda sizes, count, where, numbers, _: recurrent.mamba2_commit(sizes, count, where, numbers),
     ),
     "mamba2_replay_tree": Op(
         "the same scan with the path of the step before in front of it, one layer",
         "mamba2_scan",
         lambda shape: shape.sizes.get(Mamba2Sizes),
         lambda sizes, count, where: costs.mamba2_replay_tree(sizes, count, problems.path_length(count), where.widths),
-        lambda sizes, count, where, numbers, _: problems.mamba2_replay_tree(sizes, count, where, numbers),
+        lambda sizes, count, where, numbers, _: recurrent.mamba2_replay_tree(sizes, count, where, numbers),
         lacks=("native",),
     ),
     "mamba2_defer": Op(
@@ -168,14 +168,14 @@ OPS: dict[str, Op] = {
         None,
         lambda shape: shape.sizes.get(Mamba2Sizes),
         lambda sizes, count, where: costs.mamba2_defer(sizes, problems.path_length(count), where.widths),
-        lambda sizes, count, where, numbers, _: problems.mamba2_defer(sizes, count, where, numbers),
+        lambda sizes, count, where, numbers, _: recurrent.mamba2_defer(sizes, count, where, numbers),
     ),
     "mamba2_step": Op(
         "Mamba-2, one token in place, one layer: plain decoding's",
         "mamba2_scan",
         lambda shape: shape.sizes.get(Mamba2Sizes),
         lambda sizes, _, where: costs.mamba2_step(sizes, where.widths),
-        lambda sizes, _, where, numbers, __: problems.mamba2_step(sizes, where, numbers),
+        lambda sizes, _, where, numbers, __: recurrent.mamba2_step(sizes, where, numbers),
         nodes=lambda _: (1,),
         lacks=("triton",),
     ),
@@ -184,14 +184,14 @@ OPS: dict[str, Op] = {
         "causal_conv",
         _conv,
         lambda sizes, count, where: costs.tree_conv(sizes, count, where.widths),
-        lambda sizes, count, where, numbers, _: problems.tree_conv(sizes, count, where, numbers),
+        lambda sizes, count, where, numbers, _: recurrent.tree_conv(sizes, count, where, numbers),
     ),
     "replay_conv": Op(
         "the same convolution with the path of the step before in front of it, one layer",
         "causal_conv",
         lambda shape: shape.sizes.get(Mamba2Sizes),
         lambda sizes, count, where: costs.replay_conv(sizes, count, problems.path_length(count), where.widths),
-        lambda sizes, count, where, numbers, _: problems.replay_conv(sizes, count, where, numbers),
+        lambda sizes, count, where, numbers, _: recurrent.replay_conv(sizes, count, where, numbers),
         lacks=("native",),
     ),
     "gated_delta_tree": _delta_tree("gated delta rule over a tree, one layer", per_channel=False),
@@ -203,7 +203,7 @@ OPS: dict[str, Op] = {
         "s6_scan",
         lambda shape: shape.sizes.get(S6Sizes),
         lambda sizes, count, where: costs.s6_tree(sizes, count, where.widths),
-        lambda sizes, count, where, numbers, _: problems.s6_tree(sizes, count, where, numbers),
+        lambda sizes, count, where, numbers, _: recurrent.s6_tree(sizes, count, where, numbers),
     ),
     "linear": _products("every dense weight of the first layer", lambda shape: shape.products),
     "lm_head": _products("the weight that makes logits", lambda shape: [shape.head]),

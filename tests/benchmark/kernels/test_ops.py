@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from specdecodes.benchmark.kernels import measure, problems, timing
+from specdecodes.benchmark.kernels import measure, problems, recurrent, timing
 from specdecodes.benchmark.kernels.costs import Cost
 from specdecodes.benchmark.kernels.measure import Case, cases, forms_of, measured, predicted
 from specdecodes.benchmark.kernels.ops import FORMS, OPS, forced, path_lengths
@@ -99,7 +99,7 @@ def test_the_forms_really_differ(monkeypatch: pytest.MonkeyPatch) -> None:
         if form == "native" and native.library() is None:
             continue
         with forced(form):
-            problem = problems.mamba2_tree(*_given("mamba2_tree", 5))
+            problem = recurrent.mamba2_tree(*_given("mamba2_tree", 5))
             problem.run()
         assert called == expected
 
