@@ -35,9 +35,9 @@ def numbers_of(verdict: Verdict, tree: Tree) -> Tensor:
     return torch.cat(numbers if tree.slots is None else [*numbers, tree.slots.gather(1, nodes)], dim=1)
 
 
-def read(verdict: Verdict, tree: Tree) -> list[HostPath]:
-    """The paths of all rows: one device-to-host copy."""
-    numbers = numbers_of(verdict, tree) if verdict.numbers is None else verdict.numbers
+def read(verdict: Verdict, tree: Tree, numbers: Tensor | None = None) -> list[HostPath]:
+    """The paths of all rows, in one device-to-host copy; ``numbers``: :func:`numbers_of` both, where it is there."""
+    numbers = numbers_of(verdict, tree) if numbers is None else numbers
     width, found = verdict.path.shape[1], []
     for accepted, bonus, *parts in numbers.tolist():
         nodes, tokens, slots = (parts[i * width : (i + 1) * width][: accepted + 1] for i in range(3))

@@ -30,6 +30,7 @@ class DecodeState:
         tokens: per row, the emitted tokens. accept_lengths: tokens emitted by each step (row 0), bonus included.
         scores: what :meth:`process` returned last [B, T, V], for drafters that learn from it; None before the first.
         logits: what it was given, or the prefill's [B, V].
+        judged: a verdict and what :func:`specdecodes.core.host_path.numbers_of` makes of it, from a captured run.
         draws: how the tree builder must come by children in this generation (see ``Tree.draws``).
         extras: for components that hand each other something the contract has no field for.
     """
@@ -64,6 +65,7 @@ class DecodeState:
         self.root = prompt[:, -1:]
         self.scores: Tensor | None = None
         self.logits = torch.empty(0)
+        self.judged: tuple[Verdict, Tensor] | None = None
         self._emitted: list[list[int]] = []
         self._clipped: tuple[Verdict, Tree, list[HostPath]] | None = None
 
@@ -98,7 +100,8 @@ class DecodeState:
         of them is never committed (it is the next root), so a row cut after j + 1 tokens keeps j accepted nodes.
         """
         self._emitted = []
-        read, paths = host_path.read(verdict, tree), []
+        numbers = self.judged[1] if self.judged is not None and self.judged[0] is verdict else None
+        read, paths = host_path.read(verdict, tree, numbers), []
         for row, path in enumerate(read):
             emitted = [*path.tokens[1:], path.bonus]  # the first is the root
             if self.done[row]:

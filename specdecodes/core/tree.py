@@ -266,7 +266,7 @@ class Topology:
 @lru_cache(maxsize=1024)  # at 64 nodes one takes some 30 kB
 def topology_of(parents: tuple[tuple[int, ...], ...], device: torch.device) -> Topology:
     """The topology of these parents (one tuple per row), built once."""
-    found = Topology(torch.tensor(parents))
+    found = Topology(torch.tensor(parents, device="cpu"))
     return found if device.type == "cpu" else found.to(device)
 
 
@@ -279,13 +279,11 @@ class Verdict:
         num_accepted: int64 [B]: accepted drafted tokens, so ``path`` holds ``num_accepted + 1`` nodes.
         bonus: int64 [B]: the token after the path, the next root: from the target's own distribution, or, where
             ``DecodeState.clip`` cut the path, the drafted token that ended the row.
-        numbers: what :func:`specdecodes.core.host_path.numbers_of` makes of the others, where that has been computed.
     """
 
     path: Tensor
     num_accepted: Tensor
     bonus: Tensor
-    numbers: Tensor | None = None
 
 
 def _check_ids(name: str, ids: Tensor) -> None:

@@ -184,7 +184,7 @@ class Target:
 
         Raises:
             ValueError: more rows than one, or a root beyond the table of a model that learns its positions.
-            RuntimeError: no prompt has been prefilled.
+            RuntimeError: no prompt has been prefilled; so after a score that was broken off while a path was pending.
         """
         return self._score(tree, None)[0]
 
@@ -220,11 +220,18 @@ class Target:
             return self._score_step(tree, judge)
         current = self._tree_pass(count)
         current.aim(tree.structure)
+        if current.keep != "inputs":  # another back-end than that of the commit before
+            self.flush()
         self._reserve(self.length + count)
         positions, mask, slots = self.placement.place(tree.structure, split=True)
-        with serving(current):
-            self.cache.serving = current
-            found = self._forward_tree(current, tree.tokens, positions, mask, slots, judge, parts_of(tree, judge))
+        self.cache.serving = current
+        try:
+            with serving(current):
+                found = self._forward_tree(current, tree.tokens, positions, mask, slots, judge, parts_of(tree, judge))
+        except BaseException:
+            if self._behind:  # some layers have moved along the pending path and others have not
+                self.cache.length = 0
+            raise
         logits, self._kept, verdict = found
         self._behind = False
         self._in_flight, self._scored, self._rows = current, tree, slots
@@ -420,7 +427,7 @@ class Target:
         return self._passes[name]
 
     def _tree_pass(self, count: int) -> TreePass:
-        key = ("tree", count)
+        key = ("tree", count, self.backend.keep)
         if key not in self._passes:
             # Levels are read on the host.
             by_level = not self.compile and self._recorder is None and self.device.type == "cpu"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specdecodes import Proposal, Tree
-from specdecodes.core.tree import Topology
+from specdecodes.core.tree import Topology, topology_of
 from specdecodes.testing import LiteralProposal
 
 LONGEST = 24
@@ -117,3 +117,19 @@ def test_checked_says_what_is_wrong(case):
 def test_a_proposal_is_known_by_its_members():
     assert not isinstance(object(), Proposal)
     assert all(hasattr(LiteralProposal, name) for name in ("topk", "logq", "expand"))
+
+
+def test_a_topology_of_the_host_and_its_copy_elsewhere():
+    parents = ((-1, 0, 0, 1, 3),)
+    with torch.device("meta"):  # whatever tensors are made on by default
+        found = topology_of(parents, torch.device("cpu"))
+    assert {each.device.type for each in (found.parents, found.ancestors, found.depths, found.paths)} == {"cpu"}
+    copy = found.to(torch.device("meta"))
+    assert {each.device.type for each in (copy.parents, copy.ancestors, copy.paths, copy.windows(4))} == {"meta"}
+    assert copy.windows(4).shape == found.windows(4).shape and copy.windows(4) is copy.windows(4)
+    same = found.to(torch.device("cpu"))
+    assert all(torch.equal(*both) for both in zip(pieces(same), pieces(Topology(torch.tensor(parents))), strict=True))
+
+
+def pieces(topology):
+    return topology.parents, topology.ancestors, topology.depths, topology.paths, topology.windows(3)

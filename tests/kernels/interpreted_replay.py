@@ -13,6 +13,7 @@ from specdecodes import Target, Tree
 from specdecodes.core.tree import Topology
 from specdecodes.kernels import causal_conv, mamba2_scan
 from specdecodes.models.recurrences.mamba2 import PENDING
+from specdecodes.plugins.states.copy import StateCopy
 from specdecodes.plugins.states.reforward import Reforward
 from specdecodes.testing import toy_model
 from specdecodes.testing.toys import toy_prompt
@@ -119,6 +120,33 @@ def test_step_sizes_far_out() -> None:
     replayed(13, DIMS[0], F32, raw=raw, bias=False)
 
 
+def spread(values: Tensor) -> Tensor:
+    """The same values, with others between them."""
+    wide = torch.stack([values, values + 1], dim=-1)
+    return wide[..., 0]
+
+
+def test_inputs_that_do_not_lie_together() -> None:
+    """And a path of at most 3 nodes, which is no power of two."""
+    x, window, weight = normal(2, 5, 6), normal(2, 6, 4), normal(6, 4, seed="w")
+    inputs, length = normal(2, 3, 6, seed="path"), torch.tensor([2, 3])
+    index, other = Topology(TREES["random"](5, 2)).windows(4), window.clone()
+    expected = causal_conv.naive.replay_conv_(x.mT, other, index, weight, None, "silu", inputs, length)
+    found = causal_conv.replay_conv_(x.mT, window, index, weight, None, "silu", spread(inputs), spread(length))
+    assert error(found[0], expected[0]) < 1e-5 and error(found[1][:, :2], expected[1][:, :2]) < 1e-5
+    assert torch.equal(window, other)
+    v, dims = problem(5, DIMS[0]), DIMS[0]
+    heads, head_dim, state_dim, groups = dims
+    path, raw, bias = normal(2, 3, heads * head_dim + 2 * groups * state_dim), normal(2, 3, heads), normal(heads)
+    ancestors, state = Topology(TREES["random"](5)).ancestors, v.state.clone()
+    tree = (v.x, v.dt, v.A, v.B, v.C, v.D)
+    flags: dict[str, Any] = dict(shared=1, softplus=True)
+    y = mamba2_scan.naive.replay_scan_(*tree, state, ancestors, path, raw, length, bias, **flags)
+    apart = (spread(each) for each in (path, raw, length, bias))
+    assert error(mamba2_scan.replay_scan_(*tree, v.state, ancestors, *apart, **flags), y) < 1e-5
+    assert error(v.state, state) < 1e-5
+
+
 def compared(ours: Target, other: Target, *trees: Tree) -> None:
     for tree in trees:
         found, expected = (each.score(tree) for each in (ours, other))
@@ -193,6 +221,39 @@ def test_a_path_that_is_too_long_to_wait_is_run_at_once() -> None:
         for each in (ours, other):
             each.commit(torch.arange(length)[None])
     compared(ours, other, chain)
+
+
+def test_a_score_that_was_broken_off_is_not_repeated() -> None:
+    """Some layers have moved along the path and others have not: nothing but a new prompt can help."""
+    ours, other = deferring("mamba2")
+    tree, path = random_step(9, 1)
+    compared(ours, other, tree)
+    for each in (ours, other):
+        each.commit(path)
+    head = ours.model.get_output_embeddings()
+
+    def refuse(*_: Any) -> None:
+        raise MemoryError("no room for these logits")
+
+    handle = head.register_forward_pre_hook(refuse)
+    with pytest.raises(MemoryError):
+        ours.score(tree)
+    handle.remove()
+    with pytest.raises(RuntimeError, match="no prompt has been prefilled"):
+        ours.score(tree)
+    for each in (ours, other):
+        each.prefill(toy_prompt(12))
+    compared(ours, other, tree)
+
+
+def test_another_back_end_takes_over_what_is_pending() -> None:
+    ours, other = deferring("mamba2")
+    for seed, backend in enumerate((None, StateCopy(), None)):
+        ours.backend = backend or ours.backend
+        tree, path = random_step(9, seed)
+        compared(ours, other, tree)
+        for each in (ours, other):
+            each.commit(path)
 
 
 def test_it_is_captured() -> None:

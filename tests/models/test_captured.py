@@ -213,6 +213,40 @@ def test_a_captured_step_is_read_once(
     assert state.tokens == before.tokens
 
 
+@pytest.mark.parametrize("drafter", ["cascade", "merge"])
+def test_drafters_in_one_have_slots_of_their_own(drafter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What clipping read has the slots of the tree that was judged, and a part is asked about its own."""
+    runners: list[SlotRunner] = []
+
+    class Kept(SlotRunner):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            runners.append(self)
+
+    monkeypatch.setattr(model_drafter, "SlotRunner", Kept)
+    for recorder in (record, None):
+        monkeypatch.setattr(target, "recorder_for", lambda device, compile, recorder=recorder: recorder)
+        made = load(toy_model("bamba"), toy_model("mamba2"), "stree", propose=drafter, max_length=120)
+        made.generate(toy_prompt(9), max_new_tokens=40)
+    captured_run, eager_run = runners
+    assert captured_run.tokens_run == eager_run.tokens_run > 0
+
+
+def test_trees_of_many_depths_share_graphs() -> None:
+    model, eager = pair("bamba")
+    judge = greedy.Greedy()._judge
+    for each in (model, eager):
+        each.prefill(toy_prompt(20))
+    depths = set()
+    for seed in range(12):
+        tree, _ = random_step(7, seed)
+        tree = tree if seed % 2 else Tree(tree.tokens, tree.parents, torch.tensor([7]))
+        depths.add(tree.structure.paths.shape[-1])
+        found, expected = (each.score_and_judge(tree, judge)[1] for each in (model, eager))
+        assert all(torch.equal(*both) for both in zip(found, expected, strict=True)), seed
+    assert len(depths) >= 3 and graphs(model._forward_tree) <= 2
+
+
 def test_what_cannot_be_recorded_runs_as_it_is(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     def refuse(function: Callable[[], Any]) -> tuple[Any, Replay]:
         function()

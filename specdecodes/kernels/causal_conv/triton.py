@@ -20,7 +20,8 @@ def conv_config(most: int, taps: int) -> dict[str, int]:
 
     With one, a program takes all nodes of its channels; half the channels make up for that.
     """
-    return {"M": most, "BT": 16, "BC": 32 if most else 64, "BW": triton.next_power_of_2(taps)}
+    tiles = {"BM": triton.next_power_of_2(max(1, most)), "BT": 16, "BC": 32 if most else 64}
+    return {"M": most, **tiles, "BW": triton.next_power_of_2(taps)}
 
 
 @triton.jit
@@ -83,6 +84,7 @@ def tree_conv_kernel(
     HAS_BIAS: tl.constexpr,
     SILU: tl.constexpr,
     M: tl.constexpr,
+    BM: tl.constexpr,
     BT: tl.constexpr,
     BC: tl.constexpr,
     BW: tl.constexpr,
@@ -104,9 +106,9 @@ def tree_conv_kernel(
     if M > 0:
         p_inputs += i_b * M * C
         length = tl.load(p_length + i_b).to(tl.int32)
-        o_m = tl.arange(0, M)
+        o_m = tl.arange(0, BM)
         on_path = (o_m < length)[:, None] & in_c[None, :]
-        b_sum = tl.zeros([M, BC], dtype=tl.float32)
+        b_sum = tl.zeros([BM, BC], dtype=tl.float32)
         for tap in tl.static_range(W):
             b_weight = tl.load(p_weight + o_c * W + tap, mask=in_c, other=0.0).to(tl.float32)
             b_sum += _behind(p_window, p_inputs, o_m + 1 + tap, o_c, on_path, C, W) * b_weight[None, :]
@@ -169,7 +171,7 @@ def _launch(
     rows, count, channels = x.shape
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     weight, index, taps = weight.contiguous(), index.contiguous(), weight.shape[-1]
-    inputs, length = (x, x) if pending is None else pending
+    inputs, length = (x, x) if pending is None else (each.contiguous() for each in pending)
     most = 0 if pending is None else inputs.shape[1]
     path, tiles = y.new_empty(rows, most, channels), conv_config(most, taps)
     grid = (triton.cdiv(channels, tiles["BC"]), 1 if most else triton.cdiv(count, tiles["BT"]), rows)

@@ -184,7 +184,7 @@ def tree_scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor, ancestors: Tensor
 ) -> Tensor:
     """See :func:`naive.tree_scan`: float32 y [B, T, H, P]; parents come before their children, as in every tree."""
-    nothing = (x, x, x, None, 1, False)
+    nothing = (A, A, A, None, 1, False)
     return replay_scan_(x, dt, A, B, C, D, state.contiguous(), ancestors, *nothing, most=0)
 
 
@@ -214,11 +214,12 @@ def replay_scan_(
     config = scan_config(count, head_dim, state_dim, x.dtype)
     strides = [each.stride(dim) for each in (x, dt, B, C) for dim in (0, 1)]
     most = path.shape[1] if most is None else most
-    above, bias = ancestors.contiguous().view(torch.uint8), A if dt_bias is None else dt_bias
+    above, bias = ancestors.contiguous().view(torch.uint8), A if dt_bias is None else dt_bias.contiguous()
+    path, raw, length = path.contiguous(), raw.contiguous(), length.contiguous()
     with torch.cuda.device_of(x):  # Triton launches on the current device
         tree_scan_kernel[triton.cdiv(head_dim, config["BP"]), heads, rows](
             *(x, dt, A.contiguous(), B, C, None if D is None else D.contiguous(), state),
-            *(above, y, path, raw.contiguous(), length, bias),
+            *(above, y, path, raw, length, bias),
             *(count, *strides, path.shape[-1], heads, head_dim, groups, state_dim, D is not None),
             *(most, shared, dt_bias is not None, softplus),
             **config,

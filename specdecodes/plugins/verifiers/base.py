@@ -45,14 +45,16 @@ class Verifier:
         """One forward of the target over the tree, its logits processed like the draft's, then the rule."""
         captures = getattr(state.target, "captures", False)  # what plays a target captures nothing
         if self.capturable and captures and state.pipeline.passes:
-            logits, found = state.target.score_and_judge(tree, self._judge)
+            logits, (*fields, numbers) = state.target.score_and_judge(tree, self._judge)
             state.process(logits, tree)
-            return Verdict(*found)
+            verdict = Verdict(*fields)
+            state.judged = (verdict, numbers)
+            return verdict
         logp = state.process(state.target.score(tree), tree)
         return self.accept(logp, tree, state.rng)
 
     def _judge(self, logits: Tensor, tree: Tree) -> tuple[Tensor, ...]:
-        """The rule on scores that need no processing, as a part of a captured run; the fields of a verdict."""
+        """The rule inside a captured run, where scores need no processing: a verdict's fields, and its numbers."""
         scores = logits if logits.dtype == torch.float64 else logits.float()
         verdict = self.accept(scores, tree, Best())
         return verdict.path, verdict.num_accepted, verdict.bonus, numbers_of(verdict, tree)
