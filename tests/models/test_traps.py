@@ -70,13 +70,13 @@ def test_a_boolean_mask_with_eager_attention(name: str) -> None:
     stock = logits_of(stock_tree(target.model, stock_prefix(name, torch.float32, 13), tree))
     target.prefill(prompt_of(13))
     assert gap(target.score(tree), stock) < 1e-4
-    mask = target._mask
+    mask = target.placement.mask
 
     def boolean(*args: Any) -> Any:
         made = mask(*args)
         return {kind: each == 0 for kind, each in made.items()} if isinstance(made, dict) else made == 0
 
-    target._mask = boolean  # type: ignore[method-assign]
+    target.placement.mask = boolean  # type: ignore[method-assign]
     assert gap(target.score(tree), stock) > WRONG
 
 
