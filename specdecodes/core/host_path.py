@@ -37,9 +37,23 @@ def numbers_of(verdict: Verdict, tree: Tree) -> Tensor:
 
 def read(verdict: Verdict, tree: Tree, numbers: Tensor | None = None) -> list[HostPath]:
     """The paths of all rows, in one device-to-host copy; ``numbers``: :func:`numbers_of` both, where it is there."""
+    if numbers is None and verdict.path.device.type == "cpu":
+        return _looked_up(verdict, tree)
     numbers = numbers_of(verdict, tree) if numbers is None else numbers
     width, found = verdict.path.shape[1], []
     for accepted, bonus, *parts in numbers.tolist():
         nodes, tokens, slots = (parts[i * width : (i + 1) * width][: accepted + 1] for i in range(3))
         found.append(HostPath(nodes, tokens, slots or None, bonus))
+    return found
+
+
+def _looked_up(verdict: Verdict, tree: Tree) -> list[HostPath]:
+    """On a CPU reading lists costs less than gathering first."""
+    tokens, slots = tree.tokens.tolist(), None if tree.slots is None else tree.slots.tolist()
+    found = []
+    rows = zip(verdict.num_accepted.tolist(), verdict.bonus.tolist(), verdict.path.tolist(), strict=True)
+    for row, (accepted, bonus, path) in enumerate(rows):
+        nodes = path[: accepted + 1]
+        of_nodes = None if slots is None else [slots[row][node] for node in nodes]
+        found.append(HostPath(nodes, [tokens[row][node] for node in nodes], of_nodes, bonus))
     return found
