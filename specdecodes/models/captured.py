@@ -7,7 +7,8 @@ and whatever is no tensor among the inputs, and where caches and states lie. Ano
 input; another size, length of what attention sees, dtype or cache is another graph.
 
 Recording runs the forward several times, for real. What it moves in place (a step of plain decoding advances the
-states) is put back afterwards; rows of keys and values are written again by the replay.
+states, a commit copies rows of keys and values onto others) is put back afterwards; what a forward writes alike each
+time is written again by the replay.
 """
 
 from __future__ import annotations
