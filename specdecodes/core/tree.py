@@ -6,10 +6,10 @@ n slots asked about at once, K children per node.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,7 +24,13 @@ class Proposal(Protocol):
     """
 
     marginals: Tensor | None
-    """Per-depth log-probabilities [B, depth, V] of a parallel drafter, float32; None for all others."""
+    """Per-depth log-probabilities [B, depth, V] of a parallel drafter, float32; None for all others.
+
+    A drafter that can run a whole step as one captured graph has an attribute ``in_one`` in such a step, until it is
+    asked anything else: ``proposal.in_one(build, *inputs)`` gives what ``build(proposal, *inputs)`` would, tensors in
+    any nest of tuples. ``build`` stays the same function from step to step, draws nothing and reads no value on the
+    host; all that differs between steps is in ``inputs``, tensors. None or absent: the proposal is asked as it is.
+    """
 
     def topk(self, slots: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The ``k`` best next tokens at ``slots`` [B, n]: tokens (int64) and log-probabilities (float32), [B, n, k].
@@ -172,46 +178,64 @@ class Topology:
     _source: Topology | None = None
     """On another device, where what is asked for later comes from."""
 
-    def __init__(self, parents: Tensor) -> None:
+    def __init__(self, parents: Tensor, depth: int | None = None) -> None:
+        """``depth``: at least that of the deepest node, where it is known: then nothing is read for ``paths``."""
         self.parents = parents
-        rows, count = parents.shape
-        device = parents.device
+        count, device = parents.shape[1], parents.device
         nodes = torch.arange(count, device=device)
         # reach[b, i, j]: j is i or an ancestor of i
-        reach = torch.eye(count, device=device).repeat(rows, 1, 1)
-        reach[(parents[..., None] == nodes)] = 1.0
+        reach = torch.eye(count, device=device) + (parents[..., None] == nodes)
         for _ in range(max(count - 1, 1).bit_length()):
             reach = (reach @ reach).clamp_(max=1.0)
         self.ancestors = reach > 0.5
         """bool [B, T, T]: ``ancestors[b, i, j]`` iff j is i itself or above it."""
         self.depths = self.ancestors.sum(-1) - 1
         """int64 [B, T]: 0 at the root."""
+        if depth is not None:
+            self.__dict__["paths"] = self._paths(depth + 1)
 
     @classmethod
-    def of(cls, parents: Tensor, ancestors: Tensor, depths: Tensor, paths: Tensor) -> Topology:
-        """From what another one has worked out."""
+    def of(
+        cls,
+        parents: Tensor,
+        ancestors: Tensor,
+        depths: Tensor,
+        paths: Tensor,
+        windows: Mapping[int, Tensor] | None = None,
+        masks: Mapping[torch.dtype, Tensor] | None = None,
+    ) -> Topology:
+        """From what another one has worked out: see :meth:`parts`."""
         found = cls.__new__(cls)
         found.parents, found.ancestors, found.depths = parents, ancestors, depths
-        found.__dict__["paths"] = paths
+        found.__dict__.update(paths=paths, _windows=dict(windows or {}), _masks=dict(masks or {}))
         return found
+
+    def parts(self) -> tuple[Any, ...]:
+        """All that has been worked out so far, paths in any case, for :meth:`of`."""
+        return self.parents, self.ancestors, self.depths, self.paths, dict(self._windows), dict(self._masks)
 
     def to(self, device: torch.device) -> Topology:
         """The same on another device, to which finished tensors are copied: nothing is computed or read there."""
-        found = Topology.of(*(each.to(device) for each in (self.parents, self.ancestors, self.depths, self.paths)))
+        parents, ancestors, depths, paths = (
+            each.to(device) for each in (self.parents, self.ancestors, self.depths, self.paths)
+        )
+        found = Topology.of(parents, ancestors, depths, paths)
         found._source = self
         return found
 
     @cached_property
     def paths(self) -> Tensor:
-        """int64 [B, T, D]: the nodes from the root down to each node, right-padded with -1; D = deepest depth + 1."""
+        """int64 [B, T, D]: nodes from the root to each node, right-padded with -1; D: deepest depth + 1 or more."""
+        return self._paths(int(self.depths.max()) + 1)
+
+    def _paths(self, width: int) -> Tensor:
         rows, count = self.parents.shape
-        deepest = int(self.depths.max()) + 1
         nodes = torch.arange(count, device=self.parents.device)
         paths = torch.full((rows, count, count + 1), -1, dtype=torch.long, device=self.parents.device)
         # Each ancestor j of i stands at position depth(j); everything else goes to the spare last column.
         column = torch.where(self.ancestors, self.depths[:, None, :], count)
         paths.scatter_(2, column, nodes.expand(rows, count, count))
-        return paths[..., :deepest]
+        return paths[..., :width]
 
     @cached_property
     def levels(self) -> list[tuple[Tensor, Tensor]]:

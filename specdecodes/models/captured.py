@@ -6,6 +6,8 @@ given, and it is kept under a key of all that is baked into it: the pass (what i
 and whatever is no tensor among the inputs, and where caches and states lie. Another tree of the same size is another
 input; another size, length of what attention sees, dtype or cache is another graph.
 
+A run inside a run is part of it: what is captured by itself elsewhere (a forward of a draft) runs as it is there.
+
 Recording runs the forward several times, for real. What it moves in place (a step of plain decoding advances the
 states, a commit copies rows of keys and values onto others) is put back afterwards; what a forward writes alike each
 time is written again by the replay.
@@ -15,8 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -53,13 +54,45 @@ def record_on_cuda(function: Callable[[], Any]) -> tuple[Any, Replay]:
     return outputs, graph.replay
 
 
-@dataclass
 class _Graph:
-    """Its own inputs, what they are copied into before it runs; its outputs, which the next run overwrites."""
+    """One recorded run.
 
-    inputs: list[Tensor]
-    outputs: Any
-    replay: Replay
+    Args:
+        inputs: its own, what they are copied into before it runs. outputs: any nest of tensors and numbers, which the
+            next run overwrites. replay: runs it.
+    """
+
+    def __init__(self, inputs: Sequence[Tensor], outputs: Any, replay: Replay) -> None:  # noqa: ANN401
+        self.replay = replay
+        self._inputs = _by_dtype(inputs)
+        self._leaves, self._form = pytree.tree_flatten(outputs)
+        self._outputs = _by_dtype(self._leaves)
+
+    def copy_in(self, given: Sequence[Tensor]) -> None:
+        """Let the next run read these."""
+        for own, places in self._inputs:
+            torch._foreach_copy_(own, [given[place] for place in places])
+
+    def copies(self) -> Any:  # noqa: ANN401 - as the forward
+        """What the last run gave."""
+        leaves = list(self._leaves)
+        for own, places in self._outputs:
+            new = [torch.empty_like(each) for each in own]
+            torch._foreach_copy_(new, own)
+            for place, each in zip(places, new, strict=True):
+                leaves[place] = each
+        return pytree.tree_unflatten(leaves, self._form)
+
+
+def _by_dtype(leaves: Sequence[Any]) -> list[tuple[list[Tensor], list[int]]]:
+    """The tensors among ``leaves`` and their places; those of one dtype are copied in one launch."""
+    groups: dict[torch.dtype, tuple[list[Tensor], list[int]]] = {}
+    for place, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor):
+            own, places = groups.setdefault(leaf.dtype, ([], []))
+            own.append(leaf)
+            places.append(place)
+    return list(groups.values())
 
 
 class Captured:
@@ -85,6 +118,9 @@ class Captured:
         self._places = places
         self._graphs: dict[Any, _Graph | None] = {}
 
+    recording: ClassVar[bool] = False
+    """Whether any of them is recording now."""
+
     @property
     def recorded(self) -> int:
         """Graphs so far."""
@@ -95,6 +131,8 @@ class Captured:
 
         What is no tensor among the inputs is part of the key, a function too.
         """
+        if Captured.recording:
+            return self._forward(current, *inputs)
         leaves, form = pytree.tree_flatten((inputs, current.tensors()))
         given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         fixed = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
@@ -105,9 +143,9 @@ class Captured:
         graph = self._graphs[key]
         if graph is None:
             return self._forward(current, *inputs)
-        torch._foreach_copy_(graph.inputs, given)
+        graph.copy_in(given)
         graph.replay()
-        return pytree.tree_map_only(Tensor, torch.clone, graph.outputs)
+        return graph.copies()
 
     def _recorded(self, current: CachedPass, leaves: Sequence[Any], form: pytree.TreeSpec) -> _Graph | None:
         own = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
@@ -118,12 +156,14 @@ class Captured:
             return self._forward(current, *inputs)
 
         before = [each.clone() for each in self._moved()]
+        Captured.recording = True
         try:
             outputs, replay = self._record(run)
         except RuntimeError as error:
             _log.warning("a step cannot be captured, it runs as it is: %s", " ".join(str(error).split())[:300])
             return None
         finally:
+            Captured.recording = False
             for each, old in zip(self._moved(), before, strict=True):
                 each.copy_(old)
             current.use(pytree.tree_unflatten(leaves, form)[1])

@@ -23,17 +23,33 @@ def causal_mask(start: int, end: int, dtype: torch.dtype, device: torch.device) 
     return mask.triu_(start + 1)[None, None]
 
 
-def behind_prefix(mask: Tensor, length: int, visible: int) -> Tensor:
-    """``mask`` [..., T, n] among new rows, after ``length`` positions that all see and before others that none does."""
-    mask = pad(mask, (length, 0))
+def behind_prefix(mask: Tensor, length: int | Tensor, visible: int) -> Tensor:
+    """``mask`` [..., T, n] among new rows, after ``length`` positions that all see and before others that none does.
+
+    Args:
+        length: a number, or int64 [] on the mask's device where it may not be one (see ``captured``).
+    """
+    lowest = torch.finfo(mask.dtype).min
+    if isinstance(length, Tensor):
+        # The column before the new rows stands for all that come earlier, the one after them for all that come later.
+        column = _among_new(length, visible).clamp(-1, mask.shape[-1]) + 1
+        return pad(pad(mask, (1, 0)), (0, 1), value=lowest).index_select(-1, column)
+    mask = pad(mask, (length, 0))  # on a CPU several times as fast as looking every column up
     beyond = visible - mask.shape[-1]
-    return pad(mask, (0, beyond), value=torch.finfo(mask.dtype).min) if beyond else mask
+    return pad(mask, (0, beyond), value=lowest) if beyond else mask
 
 
-def positions_behind_prefix(positions: Tensor, length: int, visible: int) -> Tensor:
+def positions_behind_prefix(positions: Tensor, length: int | Tensor, visible: int) -> Tensor:
     """Positions [B, S] of cached rows: ``length`` in order, then ``positions`` [B, n], then rows that no mask shows."""
-    prefix = torch.arange(length, device=positions.device).expand(positions.shape[0], length)
-    return pad(torch.cat([prefix, positions], dim=1), (0, visible - length - positions.shape[1]))
+    place = _among_new(length, visible, positions.device)
+    new = positions.index_select(1, place.clamp(0, positions.shape[1] - 1))
+    return torch.where(place < 0, place + length, new)
+
+
+def _among_new(length: int | Tensor, visible: int, device: torch.device | None = None) -> Tensor:
+    """Int64 [visible]: the place of every cached row among the new ones, below 0 in the prefix."""
+    device = length.device if isinstance(length, Tensor) else device
+    return torch.arange(visible, device=device) - length
 
 
 def by_kind(mask: Tensor, windows: Mapping[str, int | None], queries: Tensor, keys: Tensor) -> Masks:

@@ -7,6 +7,7 @@ Letters: B rows, T tokens or nodes, n expanded nodes, C conv channels, W conv wi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -163,12 +164,11 @@ class TreePass(CachedPass):
         self.window_index: dict[int, Tensor] = {}
         self.clear()
 
-    def aim(self, topology: Topology) -> None:
-        """Set the tree that the next forward scores."""
+    def aim(self, topology: Topology, widths: Iterable[int]) -> None:
+        """Set the tree that the next forward scores; ``widths``: of the model's convs."""
         self.ancestors, self.parents = topology.ancestors, topology.parents
         self.levels = topology.levels if self.by_level else None
-        for width in {layer.window.shape[-1] for layer in self.cache.recurrent.values() if layer.window is not None}:
-            self.window_index[width] = topology.windows(width)
+        self.window_index = {width: topology.windows(width) for width in widths}
 
     def tensors(self) -> dict[str, Any]:
         """See the base; levels are for CPUs."""

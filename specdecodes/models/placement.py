@@ -5,6 +5,8 @@ Letters: B rows, T nodes, n new rows, S visible positions.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -17,11 +19,26 @@ BLOCK = 64
 """Positions that attention sees come in multiples of so many, where their number shapes a graph."""
 
 
+class Behind(NamedTuple):
+    """What new rows come behind; an input of the forwards that place them.
+
+    Attributes:
+        length: committed tokens; int64 [] on the device where forwards are captured, since a graph keeps numbers.
+        visible: how many positions attention sees; 0 where nobody asks.
+        limit: positions stay below it (None: no limit): a turn (see :class:`Signature`) that the root is not beyond. No
+            text has room for nodes there (see :meth:`Target.check_room`); they must not change the others.
+    """
+
+    length: int | Tensor
+    visible: int
+    limit: int | None
+
+
 class Placement:
     """Of one model and its cache.
 
     Args:
-        signature: how the model is called. dtype: of its masks.
+        signature: how the model is called. dtype, device: of its masks.
         compiled, captured: whether its forwards are; then attention sees few different numbers of positions, and what
             lies beyond is masked.
         splits: whether trees attend to prefix and tree apart, without a mask.
@@ -32,6 +49,7 @@ class Placement:
         cache: TreeCache,
         signature: Signature,
         dtype: torch.dtype,
+        device: torch.device,
         *,
         compiled: bool,
         captured: bool,
@@ -40,49 +58,54 @@ class Placement:
         self.cache = cache
         self.signature = signature
         self.dtype = dtype
+        self.device = device
         self.compiled = compiled
         self.captured = captured
         self.splits = splits
 
-    def place(self, topology: Topology, split: bool) -> tuple[Tensor, Masks, Tensor]:
-        """Positions [B, T] by depth, the additive mask [B, 1, T, S], and where the nodes' keys go [T].
+    def behind(self, count: int, split: bool = False) -> Behind:
+        """Of ``count`` new rows behind what is committed now.
 
         Args:
-            split: whether these nodes attend to prefix and tree apart, where the model does; then the mask is that
-                among the nodes alone, [B, 1, T, T], and nobody reads it.
+            split: whether they attend to prefix and tree apart, where the model does.
         """
-        length, count = self.cache.length, topology.parents.shape[1]
-        positions = topology.depths + length
-        rows = torch.arange(length, length + count, device=positions.device)
-        if not self.signature.attention:
+        length = self.cache.length
+        limit = min((turn for turn in self.signature.turns if length < turn), default=None)
+        where = torch.full((), length, dtype=torch.long, device=self.device) if self.captured else length
+        asked = self.signature.attention and not (split and self.splits)
+        return Behind(where, self._visible(length + count) if asked else 0, limit)
+
+    def among(self, topology: Topology) -> Tensor | None:
+        """The additive mask among nodes alone [B, 1, T, T], where anything attends."""
+        return topology.mask(self.dtype) if self.signature.attention else None
+
+    def place(self, depths: Tensor, among: Tensor | None, behind: Behind) -> tuple[Tensor, Masks, Tensor]:
+        """Positions [B, T] of nodes by their ``depths``, the additive mask [B, 1, T, S], where their keys go [T].
+
+        Where nodes attend to prefix and tree apart, nobody reads the mask, and it is that among them alone.
+        """
+        positions = depths + behind.length
+        rows = torch.arange(depths.shape[1], device=positions.device) + behind.length
+        if among is None:
             return positions, positions[:, None, None, :], rows
-        among = topology.mask(self.dtype)
-        masks = among if self.splits and split else self.mask(among, positions, positions)
-        return self.within(positions), masks, rows
+        mask = self.mask(among, positions, positions, behind) if behind.visible else among
+        return self.within(positions, behind), mask, rows
 
-    def within(self, positions: Tensor) -> Tensor:
-        """``positions`` of nodes, none beyond a turn (see :class:`Signature`) that the root is not beyond.
+    def within(self, positions: Tensor, behind: Behind) -> Tensor:
+        """``positions`` of nodes, below the limit."""
+        return positions if behind.limit is None else positions.clamp(max=behind.limit - 1)
 
-        No text has room for the nodes there (see :meth:`Target.check_room`); they must not change the others.
-        """
-        for turn in self.signature.turns:
-            if self.cache.length < turn:
-                positions = positions.clamp(max=turn - 1)
-        return positions
-
-    def mask(self, among: Tensor, queries: Tensor, keys: Tensor) -> Masks:
+    def mask(self, among: Tensor, queries: Tensor, keys: Tensor, behind: Behind) -> Masks:
         """What the queries see of the committed prefix and of new rows.
 
         Args:
             among: additive mask among the new rows [B, 1, T, n]. queries, keys: positions [B, T] and [B, n].
         """
-        length = self.cache.length
-        visible = self._visible(length + among.shape[-1])
-        mask = behind_prefix(among, length, visible)
+        mask = behind_prefix(among, behind.length, behind.visible)
         masks: Masks = mask
         if self.signature.slides:
-            behind = positions_behind_prefix(keys, length, visible)
-            masks = by_kind(mask, self.signature.windows, queries, behind)
+            positions = positions_behind_prefix(keys, behind.length, behind.visible)
+            masks = by_kind(mask, self.signature.windows, queries, positions)
         if self.compiled and not self.captured:
             for each in each_mask(masks):
                 torch._dynamo.maybe_mark_dynamic(each, 3)  # at full capacity it is a constant

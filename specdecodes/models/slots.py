@@ -8,8 +8,8 @@ Letters: B rows (1), n expanded nodes, S slots, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,11 +17,14 @@ from transformers import PreTrainedModel
 
 from specdecodes.models.interpose import serving
 from specdecodes.models.masks import Masks
-from specdecodes.models.passes import ExpandPass
+from specdecodes.models.passes import CachedPass, ExpandPass
+from specdecodes.models.placement import Behind
 from specdecodes.models.target import Target
 
 MAX_SINGLE = 4
 """Waiting tokens that :meth:`SlotRunner.catch_up` runs one by one at most, in the forward that is compiled."""
+
+Build = Callable[..., Any]
 
 
 class SlotRunner(Target):
@@ -48,8 +51,12 @@ class SlotRunner(Target):
         self.tokens_run = 0
         self.num_slots = 0
         self._buffers: list[Tensor] = []
+        self._behind_root = Behind(0, 0, None)  # what the slots stand behind
         self._expand_pass = ExpandPass(self.cache)
         self._forward_expand = self._captured(self._compiled(self._forward_at), self._moved)
+        self._no_pass = CachedPass(self.cache)  # of runs that make their own
+        self._draft = self._captured(self._drafted, self._moved)
+        self._move_slots = self._captured(self._move_to, self._moved_by_commit)
         # Row 0 is the root's for good; a slot's row is written when it is run, from its parent's.
         lowest = torch.finfo(self.dtype).min
         self._masks = torch.full((max_slots, max_slots), lowest, dtype=self.dtype, device=self.device)
@@ -69,21 +76,25 @@ class SlotRunner(Target):
         Returns:
             The root's logits [1, V].
         """
-        if not self._buffers:
-            self._make_slots()
-        logits = torch.empty(0)
-        self.num_slots = 1
-        if len(tokens) - 1 > MAX_SINGLE:
-            *waiting, root = tokens
-            self._run_sequence(torch.tensor([waiting], device=self.device), clamps=False)
-            self.tokens_run += len(waiting)
-            tokens = [root]
-        for left in reversed(range(len(tokens))):
-            token = torch.tensor([[tokens[-1 - left]]], device=self.device)
-            place = self._committed if left else self._root
-            logits = self._run(token, self._committed, place, self._root, self._masks[:1])
-            self.cache.length += 1 if left else 0
-        return logits[:, 0]
+        waiting, behind = self._begin(tokens)
+        logits = self._caught_up(waiting, behind)
+        self.cache.length += waiting.shape[1] - 1
+        return logits
+
+    @torch.inference_mode()
+    def draft(self, build: Build, tokens: Sequence[int], *inputs: Any) -> Any:  # noqa: ANN401 - what ``build`` gives
+        """:meth:`catch_up`, and what ``build`` makes of the root's logits [1, V] and ``inputs``; captured as one run.
+
+        Args:
+            build: a function that stays the same from step to step. It may :meth:`expand`, draws nothing, reads no
+                value on the host and returns tensors in any nest of tuples; what it does otherwise is not repeated.
+        """
+        waiting, behind = self._begin(tokens)
+        before = self.tokens_run
+        found, self.num_slots, ran = self._draft(self._no_pass, build, waiting, behind, *inputs)
+        self.tokens_run = before + ran
+        self.cache.length += waiting.shape[1] - 1
+        return found
 
     @torch.inference_mode()
     def expand(self, parents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,17 +120,55 @@ class SlotRunner(Target):
     @torch.inference_mode()
     def move(self, slots: Sequence[int]) -> None:
         """Commit the path of ``slots``, from slot 0 downwards."""
-        if self.cache.attention and slots[-1] != len(slots) - 1:  # otherwise the rows lie where they belong
-            source = torch.tensor(list(slots), device=self.device)
-            for rows in self.cache.attention.values():
-                rows.move(source + self.length, self._slots[: len(slots)] + self.length)
-        for buffer in self._buffers:
-            buffer[:, -1] = buffer[:, slots[-1]]
+        source = torch.tensor(list(slots), device=self.device)
+        moves = self.cache.attention and slots[-1] != len(slots) - 1  # otherwise the rows lie where they belong
+        length = self.placement.behind(len(slots)).length
+        self._move_slots(self._no_pass, source if moves else source[:0], source[-1:], length)
         self.cache.length += len(slots)
 
     def _moved(self) -> list[Tensor]:
         """See the base: with those of all slots."""
         return self._buffers or super()._moved()
+
+    def _rows_held(self) -> int:
+        """See the base."""
+        return self.max_slots
+
+    def _begin(self, tokens: Sequence[int]) -> tuple[Tensor, Behind]:
+        """Make room for a step; what of ``tokens`` is left to be run one by one [1, w], and behind what."""
+        if not self._buffers:
+            self._make_slots()
+        if len(tokens) - 1 > MAX_SINGLE:
+            *waiting, root = tokens
+            self._run_sequence(torch.tensor([waiting], device=self.device), clamps=False)
+            self.tokens_run += len(waiting)
+            tokens = [root]
+        rows = len(tokens) - 1 + self.max_slots
+        self._reserve(self.length + rows)
+        return torch.tensor([list(tokens)], device=self.device), self.placement.behind(rows)
+
+    def _drafted(self, current: CachedPass, build: Build, tokens: Tensor, behind: Behind, *inputs: Any) -> Any:  # noqa: ANN401
+        """What ``build`` gives, the slots that are used then, and the tokens that were run."""
+        before = self.tokens_run
+        found = build(self._caught_up(tokens, behind), *inputs)
+        return found, self.num_slots, self.tokens_run - before
+
+    def _caught_up(self, tokens: Tensor, behind: Behind) -> Tensor:
+        """Run what is waiting [1, w] one by one, the root last; its logits [1, V]."""
+        self.num_slots = 1
+        logits, count = torch.empty(0), tokens.shape[1]
+        for i in range(count):
+            self._behind_root = behind._replace(length=behind.length + i) if i else behind
+            place = self._committed if i + 1 < count else self._root
+            logits = self._run(tokens[:, i : i + 1], self._committed, place, self._root, self._masks[:1])
+        return logits[:, 0]
+
+    def _move_to(self, current: CachedPass, slots: Tensor, last: Tensor, length: int | Tensor) -> None:
+        """Keys and values of ``slots`` [k] become the next committed ones, the state of ``last`` [1] that of all."""
+        if len(slots):
+            self._move_rows(slots, length)
+        for buffer in self._buffers:
+            buffer[:, -1:] = buffer.index_select(1, last)
 
     def _make_slots(self) -> None:
         """Per stack, buffers [layers, S + 1, C, W] and [layers, S + 1, ...]; the last row is the committed one."""
@@ -140,17 +189,17 @@ class SlotRunner(Target):
         Args:
             slots: whose attention rows and depths they have [n]. masks: among the slots, additive [n, S].
         """
-        current = self._expand_pass
+        current, behind = self._expand_pass, self._behind_root
         current.parents, current.slots = parents, places
-        self._reserve(self.length + self.max_slots)
         self.cache.serving = current
         self.tokens_run += tokens.shape[1]
-        rows = slots + self.length
+        rows = slots + behind.length
         positions = rows[None]
         mask: Masks = rows[None, None, None]
         if self.signature.attention:
-            positions, keys = (self._depths.index_select(0, slots) + self.length)[None], self._depths + self.length
-            mask = self.placement.mask(masks[None, None], positions, keys[None])
-            positions = self.placement.within(positions)
+            depths = self._depths + behind.length
+            positions = depths.index_select(0, slots)[None]
+            mask = self.placement.mask(masks[None, None], positions, depths[None], behind)
+            positions = self.placement.within(positions, behind)
         with serving(current):
             return self._forward_expand(current, tokens, positions, mask, rows)

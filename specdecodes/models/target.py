@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from specdecodes.core.tree import Tree
+from specdecodes.core.tree import Topology, Tree
 from specdecodes.models.cache import TreeCache
 from specdecodes.models.captured import Captured, recorder_for
 from specdecodes.models.compiled import compiled
@@ -18,7 +18,7 @@ from specdecodes.models.interpose import install, serving
 from specdecodes.models.judging import Judge, judged, parts_of
 from specdecodes.models.masks import Masks, by_kind, causal_mask, each_mask
 from specdecodes.models.passes import CachedPass, SequencePass, StepPass, TreePass
-from specdecodes.models.placement import Placement
+from specdecodes.models.placement import Behind, Placement
 from specdecodes.models.products import PackedProducts
 from specdecodes.models.recurrences import recurrence_of
 from specdecodes.models.recurrences.layer import RecurrentLayer
@@ -83,17 +83,19 @@ class Target:
         self.step_in_place = False
         self.is_embedded = False
         self.stacks: list[RecurrentStack] = []
+        self._conv_widths: list[int] = []
         self._plain = attends_plainly(model, self.signature)
         self._passes: dict[Any, CachedPass] = {}
         self._in_flight: TreePass | StepPass | None = None
         self._scored: Tree | None = None
-        self._rows = torch.empty(0)  # where the keys of the tree scored last lie
+        self._at = Behind(0, 0, None)  # what the tree scored last stands behind
         self._behind = False  # whether a path may be pending
         self._recorder = recorder_for(self.device, compile)
         self.placement = Placement(
             self.cache,
             self.signature,
             self.dtype,
+            self.device,
             compiled=compile,
             captured=self.captures,
             splits=splits_attention(model, self.signature),
@@ -171,6 +173,7 @@ class Target:
         logits = self._run_sequence(ids, clamps=True, **model_inputs)
         if self.recurrence is not None and not self.stacks:
             self.stacks = make_stacks(list(self.cache.recurrent.values()), self.recurrence.stack, self._compiled)
+            self._conv_widths = sorted({stack.width for stack in self.stacks})
             for stack in self.stacks if self.backend.keep == "inputs" else ():
                 stack.defer()
         return logits
@@ -219,23 +222,30 @@ class Target:
         if count == 1 and self.step_in_place:
             return self._score_step(tree, judge)
         current = self._tree_pass(count)
-        current.aim(tree.structure)
+        current.aim(tree.structure, self._conv_widths)
         if current.keep != "inputs":  # another back-end than that of the commit before
             self.flush()
         self._reserve(self.length + count)
-        positions, mask, slots = self.placement.place(tree.structure, split=True)
+        behind, nodes = self.placement.behind(count, split=True), tree.structure
+        where = (nodes.depths, self.placement.among(nodes), behind)
         self.cache.serving = current
         try:
             with serving(current):
-                found = self._forward_tree(current, tree.tokens, positions, mask, slots, judge, parts_of(tree, judge))
+                found = self._forward_tree(current, tree.tokens, where, judge, parts_of(tree, judge))
         except BaseException:
             if self._behind:  # some layers have moved along the pending path and others have not
                 self.cache.length = 0
             raise
         logits, self._kept, verdict = found
         self._behind = False
-        self._in_flight, self._scored, self._rows = current, tree, slots
+        self._in_flight, self._scored, self._at = current, tree, behind
         return logits, verdict
+
+    def prepare(self, topology: Topology) -> None:
+        """Let ``topology`` work out what :meth:`score` will read of it: inside a run that is captured, for less."""
+        for width in self._conv_widths:
+            topology.windows(width)
+        self.placement.among(topology)
 
     @torch.inference_mode()
     def commit(self, path: Tensor, nodes: Sequence[int] | None = None) -> None:
@@ -261,7 +271,7 @@ class Target:
             if accepted == list(range(len(accepted))):  # a chain's accepted nodes lie where they belong
                 source = source[:0]
             move = self._move if self.backend.capturable else self._move_along
-            move(current, source, path, self._rows, self._kept)
+            move(current, source, path, self._at.length, self._kept)
             self._behind = any(stack.pending is not None for stack in self.stacks)
         self.cache.length += len(accepted)
         self._scored = self._in_flight = None
@@ -315,10 +325,14 @@ class Target:
 
     def _moved_by_commit(self) -> list[Tensor]:
         """The same, and the rows of the tree scored last."""
-        start, end = self.length, self.length + len(self._rows)
+        start, end = self.length, self.length + self._rows_held()
         layers = self.cache.attention.values()
         rows = [each[:, :, start:end] for layer in layers for each in (layer.keys, layer.values) if each is not None]
         return self._moved() + rows
+
+    def _rows_held(self) -> int:
+        """Rows of keys and values behind the committed ones that a commit may read or write."""
+        return self.scored.shape[1]
 
     def _places(self) -> tuple[int, ...]:
         """Where a forward finds caches and states."""
@@ -373,14 +387,17 @@ class Target:
             stack.settle()
         return logits, kept
 
-    def _judged_tree(self, current: TreePass, ids: Tensor, *others: Any) -> tuple[Any, ...]:
-        *placed, judge, parts = others
-        logits, kept = self._tree_logits(current, ids, *placed)
+    def _judged_tree(
+        self, current: TreePass, ids: Tensor, where: tuple[Any, ...], judge: Judge | None, parts: Sequence[Any]
+    ) -> tuple[Any, ...]:
+        """Logits of ``ids``, what was kept, and what the judge makes of it; ``where``: what ``placement`` places."""
+        logits, kept = self._tree_logits(current, ids, *self.placement.place(*where))
         return logits, kept, judged(judge, logits, ids, parts)
 
-    def _judged_step(self, current: StepPass, ids: Tensor, *others: Any) -> tuple[Any, ...]:
-        *placed, judge, parts = others
-        logits = self._step_logits(current, ids, *placed)
+    def _judged_step(
+        self, current: StepPass, ids: Tensor, where: tuple[Any, ...], judge: Judge | None, parts: Sequence[Any]
+    ) -> tuple[Any, ...]:
+        logits = self._step_logits(current, ids, *self.placement.place(*where))
         return logits, judged(judge, logits, ids, parts)
 
     def _forward_at(self, current: CachedPass, ids: Tensor, positions: Tensor, mask: Masks, slots: Tensor) -> Tensor:
@@ -396,26 +413,38 @@ class Target:
         self.flush()
         current = self._pass("step", StepPass)
         self._reserve(self.length + 1)
-        positions, mask, slots = self.placement.place(tree.structure, split=False)
+        nodes = tree.structure
+        where = (nodes.depths, self.placement.among(nodes), self.placement.behind(1))
         self.cache.serving = current
         with serving(current):
-            parts = parts_of(tree, judge)
-            logits, verdict = self._forward_step(current, tree.tokens, positions, mask, slots, judge, parts)
+            logits, verdict = self._forward_step(current, tree.tokens, where, judge, parts_of(tree, judge))
         self._in_flight, self._scored = current, tree
         return logits, verdict
 
-    def _move_along(self, current: TreePass, nodes: Tensor, path: Tensor, rows: Tensor, kept: Any) -> None:  # noqa: ANN401
+    def _move_along(
+        self,
+        current: TreePass,
+        nodes: Tensor,
+        path: Tensor,
+        length: int | Tensor,
+        kept: Any,  # noqa: ANN401
+    ) -> None:
         """Move keys and values of ``nodes`` [k] to where the first k nodes lie, and the states along ``path``.
 
         Args:
-            rows: where the keys of the tree lie [T]. kept: what scoring kept.
+            length: of the prefix before the tree. kept: what scoring kept.
         """
         if len(nodes):
-            for each in self.cache.attention.values():
-                each.move(rows.index_select(0, nodes), rows[: len(nodes)])
+            self._move_rows(nodes, length)
         if self.stacks:
             self._kept = kept
             self.backend.move(self, path)
+
+    def _move_rows(self, nodes: Tensor, length: int | Tensor) -> None:
+        """Move keys and values from the places of ``nodes`` [k] behind the prefix to its next k."""
+        source, rows = nodes + length, torch.arange(len(nodes), device=nodes.device) + length
+        for each in self.cache.attention.values():
+            each.move(source, rows)
 
     def _reserve(self, length: int) -> None:
         for rows in self.cache.attention.values():

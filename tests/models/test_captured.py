@@ -8,6 +8,7 @@ state that recording moved shows as a wrong number, as it would on CUDA.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +27,7 @@ from specdecodes.kernels import choice
 from specdecodes.models import captured, target
 from specdecodes.models.captured import Captured, Replay
 from specdecodes.models.slots import SlotRunner
+from specdecodes.plugin import Context
 from specdecodes.plugins.drafters import model as model_drafter
 from specdecodes.plugins.drafters.model import ModelDrafter
 from specdecodes.plugins.states.copy import StateCopy
@@ -178,7 +180,83 @@ def test_a_draft_is_captured_too(recorded: None, family: str) -> None:
     assert graphs(runner._forward_expand) <= 4, "one and two nodes, a root and what waits before it"
 
 
-@pytest.mark.parametrize("mode", ["naive", "sd", "stree"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_is_drafted_in_one_run(recorded: None, family: str) -> None:
+    """Of any length, whatever waits; what the runner knows afterwards is what it knows after single forwards."""
+    model = toy_model(family)
+    runner = SlotRunner(model, max_slots=6, max_length=100)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, "recorder_for", lambda device, compile: None)
+        eager = SlotRunner(model, max_slots=6, max_length=100)
+    built: list[SlotRunner] = []
+
+    def children(each: SlotRunner, root: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+        built.append(each)
+        slots, logits = each.expand(torch.zeros(1, 2, dtype=torch.long), tokens)
+        return (root, logits, *each.expand(slots[:, 1:], logits[:, 1:].argmax(-1)))
+
+    builds = [partial(children, each) for each in (runner, eager)]
+    for each in (runner, eager):
+        each.prefill(toy_prompt(50))
+    for turn in range(14):
+        waiting = [3 + turn + i for i in range((1, 2, 3, 1, 8)[turn % 5])]
+        outputs = []
+        for each, build in zip((runner, eager), builds, strict=True):
+            outputs.append(each.draft(build, waiting, torch.tensor([[4, 9 + turn]])))
+            each.move([[0], [0, 2], [0, 2, 3], [0, 1]][turn % 4])
+        for found, expected in zip(*outputs, strict=True):
+            assert float((found - expected).abs().max()) < 1e-4, turn
+        assert (runner.length, runner.tokens_run, runner.num_slots) == (eager.length, eager.tokens_run, eager.num_slots)
+    assert runner.length > 64 and graphs(runner._forward_expand) == 0
+    # One to three waiting tokens; where it attends, up to 64 visible positions and more.
+    assert graphs(runner._draft) <= (3 if family == "mamba2" else 6)
+    assert built.count(runner) == 2 * graphs(runner._draft), "otherwise it is replayed"
+    assert graphs(runner._move_slots) <= 3, "for paths of a length, or that lie where they belong"
+
+
+def test_what_was_drafted_in_one_run_cannot_be_asked(recorded: None) -> None:
+    drafter, state = drafting()
+    proposal = drafter.propose(state)
+    assert proposal.in_one is not None
+    (tokens,) = proposal.in_one(best_of_root, state.root)
+    assert tokens.shape == (1, 1, 2) and proposal.in_one is None
+    with pytest.raises(RuntimeError, match="this step was drafted in one run"):
+        proposal.topk(torch.zeros_like(state.root), 2)
+    asked = drafter.propose(state)
+    assert torch.equal(asked.topk(torch.zeros_like(state.root), 2)[0], tokens) and asked.in_one is None
+
+
+def test_a_root_that_nobody_asked_about_is_run_before_it_is_committed(recorded: None) -> None:
+    drafter, state = drafting()
+    before = drafter.runner.length
+    drafter.propose(state)
+    assert drafter.runner.tokens_run == 0
+    tree = Tree(state.root, torch.tensor([[-1]]), slots=torch.zeros_like(state.root))
+    drafter.commit_state(state, tree, Verdict(torch.tensor([[0]]), torch.tensor([0]), torch.tensor([4])))
+    assert (drafter.runner.tokens_run, drafter.runner.length) == (1, before + 1)
+
+
+def test_what_needs_processing_is_not_drafted_in_one_run(recorded: None) -> None:
+    drafter, state = drafting(temperature=1.0)
+    assert drafter.propose(state).in_one is None
+
+
+def drafting(**settings: Any) -> tuple[ModelDrafter, DecodeState]:
+    """A drafter after the prefill of a target."""
+    model = Target(toy_model("bamba"))
+    drafter = ModelDrafter(Context(model, draft=toy_model("mamba2", seed=1)))
+    state = DecodeState(model, toy_prompt(9), SamplingParams(max_new_tokens=30, seed=0, **settings))
+    state.first(model.prefill(state.prompt))
+    with torch.inference_mode():
+        drafter.generation_started(state)
+    return drafter, state
+
+
+def best_of_root(proposal: Any, root: Tensor) -> tuple[Tensor]:
+    return (proposal.topk(torch.zeros_like(root), 2)[0],)
+
+
+@pytest.mark.parametrize("mode", ["naive", "sd", "stree", "dynamic", "beam", "sequoia"])
 def test_a_decode_gives_the_same_tokens(recorded: None, mode: str) -> None:
     model, draft = toy_model("bamba"), toy_model("mamba2")
     ours = load(model, None if mode == "naive" else draft, mode, max_length=120)
@@ -192,7 +270,10 @@ def test_a_decode_gives_the_same_tokens(recorded: None, mode: str) -> None:
     assert found.tokens == plain.tokens
 
 
-@pytest.mark.parametrize("mode", ["naive", "sd", "stree", "ngram"])
+MODES = ["naive", "sd", "stree", "dynamic", "beam", "sequoia", "ngram"]
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_a_captured_step_is_read_once(
     recorded: None,
     mode: str,
@@ -285,7 +366,7 @@ def test_a_path_that_was_read_is_not_read_again(monkeypatch: pytest.MonkeyPatch)
     assert state.path_of(verdict, tree) == expected, "read, where nobody has read it"
     clipped = state.clip(verdict, tree)
     moved: list[list[int]] = []
-    drafter: Any = SimpleNamespace(runner=SimpleNamespace(move=moved.append), _pending=[])
+    drafter: Any = SimpleNamespace(runner=SimpleNamespace(move=moved.append), _pending=[], _proposal=None)
     with monkeypatch.context() as patch:
         for look in LOOKS:
             patch.setattr(Tensor, look, None)

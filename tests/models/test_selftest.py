@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -105,8 +105,8 @@ def _boolean_mask(patch: pytest.MonkeyPatch) -> None:
 def _scan_ignores_tree(patch: pytest.MonkeyPatch) -> None:
     aim = TreePass.aim
 
-    def chain(self: TreePass, topology: Topology) -> None:
-        aim(self, topology)
+    def chain(self: TreePass, topology: Topology, widths: Iterable[int]) -> None:
+        aim(self, topology, widths)
         self.ancestors = torch.ones_like(topology.ancestors).tril()
 
     patch.setattr(TreePass, "aim", chain)

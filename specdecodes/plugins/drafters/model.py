@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn.functional import pad
 from specdecodes.core.sampling import best_tokens
 from specdecodes.core.tree import MAX_NODES, Tree, Verdict
 from specdecodes.hookspecs import hookimpl
-from specdecodes.models.slots import SlotRunner
+from specdecodes.models.slots import Build, SlotRunner
 
 if TYPE_CHECKING:
     from specdecodes.core.state import DecodeState
@@ -26,7 +27,8 @@ class ModelDrafter:
     """Draft with any supported causal model, which keeps its own tree of states.
 
     Per step it runs the catch-up (what was accepted but never expanded, and the root) and the nodes that the
-    builder expands, nothing else. ``max_slots``: room for the nodes that a step may run, the root included; 0: for as
+    builder expands, nothing else; on CUDA, where it is compiled, in one captured run with a builder that can
+    (``Proposal.in_one``). ``max_slots``: room for the nodes that a step may run, the root included; 0: for as
     many as the tree builder says (``SLOTS`` where it does not).
     """
 
@@ -42,6 +44,7 @@ class ModelDrafter:
         self.runner = SlotRunner(model, max_slots=max_slots, compile=context.compile)
         self.vocab_size = context.target.vocab_size
         self._pending: list[int] = []
+        self._proposal: ModelProposal | None = None
 
     @property
     def max_slots(self) -> int:
@@ -58,13 +61,33 @@ class ModelDrafter:
         """Commit the prompt; the first token is the first root."""
         self.runner.prefill(self.known(state.prompt))
         self._pending = state.tokens[0][-1:]
+        self._proposal = None
 
     @hookimpl
     def propose(self, state: DecodeState) -> ModelProposal:
-        """Catch up with what was accepted; the root is slot 0."""
+        """Catch up with what was accepted (in a captured run: once something is asked); the root is slot 0."""
+        self._proposal = ModelProposal(self, state)
+        if not (self.runner.captures and state.pipeline.passes):
+            self._proposal.start()
+        return self._proposal
+
+    def catch_up(self) -> Tensor:
+        """Run what was accepted and has not been run; the root's logits [1, V]."""
+        return self.runner.catch_up(self._waiting())
+
+    def draft(self, state: DecodeState, build: Build, inputs: Sequence[Tensor]) -> Any:  # noqa: ANN401
+        """Catch up and ``build`` on that, in one captured run."""
+        self._state = state
+        return self.runner.draft(self._drafted, self._waiting(), build, *inputs)
+
+    def _drafted(self, root_logits: Tensor, build: Build, *inputs: Tensor) -> Any:  # noqa: ANN401
+        proposal = ModelProposal(self, self._state)
+        proposal.start(root_logits)
+        return build(proposal, *inputs)
+
+    def _waiting(self) -> list[int]:
         size = self.runner.vocab_size
-        waiting = [token if token < size else 0 for token in self._pending]
-        return ModelProposal(self, state, self.runner.catch_up(waiting))
+        return [token if token < size else 0 for token in self._pending]
 
     @hookimpl
     def commit_state(self, state: DecodeState, tree: Tree, verdict: Verdict) -> None:
@@ -76,6 +99,8 @@ class ModelDrafter:
         assert path.slots is not None
         run = [slot for slot in path.slots if slot >= 0]
         if run:
+            if self._proposal is not None:
+                self._proposal.start()  # nobody asked, but the root has a slot
             self.runner.move(run)
             self._pending = path.tokens[len(run) :]
         else:  # not asked in this step: the root is waiting already
@@ -104,12 +129,32 @@ class ModelProposal:
 
     marginals: Tensor | None = None
 
-    def __init__(self, drafter: ModelDrafter, state: DecodeState, root_logits: Tensor) -> None:
+    def __init__(self, drafter: ModelDrafter, state: DecodeState) -> None:
         self._drafter = drafter
         self._state = state
         self._prefixes: list[list[int]] = [state.history[0]]
-        self._rows = self._process(root_logits, [0])
-        self.at_least = self._rows.shape[-1]
+        self._known: Tensor | None = None
+        self.at_least = drafter.vocab_size
+        self.in_one: Callable[..., Any] | None = self._in_one
+
+    def start(self, root_logits: Tensor | None = None) -> None:
+        """Run the root, unless it has been; from now on every slot is run when it is asked for."""
+        if self._known is None and self.in_one is not None:
+            self._known = self._process(self._drafter.catch_up() if root_logits is None else root_logits, [0])
+        self.in_one = None
+
+    def _in_one(self, build: Build, *inputs: Tensor) -> Any:  # noqa: ANN401 - what ``build`` gives
+        """See :meth:`Proposal.in_one`."""
+        self.in_one = None
+        return self._drafter.draft(self._state, build, inputs)
+
+    @property
+    def _rows(self) -> Tensor:
+        """Log-probabilities by slot [n, V]."""
+        self.start()
+        if self._known is None:
+            raise RuntimeError("propose: this step was drafted in one run (in_one), which left nothing to be asked")
+        return self._known
 
     def topk(self, slots: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """See :meth:`Proposal.topk`."""
@@ -129,13 +174,14 @@ class ModelProposal:
 
     def expand(self, slots: Tensor, tokens: Tensor) -> Tensor:
         """See :meth:`Proposal.expand`."""
+        known = self._rows
         start = self._drafter.runner.num_slots
         new, logits = self._drafter.runner.expand(slots, self._drafter.known(tokens))
         if self._state.pipeline.needs_prefix:
             for slot, token in zip(slots[0].tolist(), tokens[0].tolist(), strict=True):
                 self._prefixes.append([*self._prefixes[slot], token])
         rows = self._process(logits[0], range(start, start + new.shape[1]))
-        self._rows = torch.cat([self._rows, rows])
+        self._known = torch.cat([known, rows])
         return new
 
     def _process(self, logits: Tensor, slots: Any) -> Tensor:  # noqa: ANN401 - ints

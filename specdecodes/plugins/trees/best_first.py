@@ -5,10 +5,13 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from itertools import count
 from math import log
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from specdecodes.core.tree import HostProposal, Proposal, Tree
 from specdecodes.hookspecs import hookimpl
+from specdecodes.plugins.trees import on_device
 from specdecodes.plugins.trees.drafted import Drafted, assemble, check_positive, levels, widths
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ class BestFirst:
 
     draws: tuple[str, ...] = ("none",)
     needs_marginals = False
-    capturable = False
+    capturable = True
 
     def __init__(
         self, context: Context | None = None, *, max_nodes: int = 13, depth: int = 5, topk: int = 4, width: int = 4
@@ -45,6 +48,7 @@ class BestFirst:
         # What the levels can give: one root, then topk children of each node that is run.
         self.max_nodes = min(max_nodes, 1 + topk * self.max_slots)
         self.chain = topk == 1 or self.max_nodes <= 2
+        self._prepare = on_device.prepare_of(context)
 
     @hookimpl
     def build_tree(self, state: DecodeState, proposal: Proposal) -> Tree:
@@ -52,6 +56,8 @@ class BestFirst:
         if isinstance(proposal, HostProposal):
             looked_up = [self._search(proposal, row, history[-1]) for row, history in enumerate(state.history)]
             return assemble(state, looked_up, [range(len(row)) for row in looked_up], self.max_nodes)
+        if (run := on_device.run_of(proposal, self.topk)) is not None:
+            return on_device.assemble(state, *run(self._drafted, state.root))
         rows = [Drafted(history[-1], 0.0) for history in state.history]
         count = self.max_nodes - 1
         best: list[list[int]] = [[] for _ in rows]
@@ -60,6 +66,12 @@ class BestFirst:
             if all(_full(row, top, new, count) for row, top, new in zip(rows, best, level, strict=True)):
                 break
         return assemble(state, rows, [[0, *nodes] for nodes in best], self.max_nodes)
+
+    def _drafted(self, proposal: Proposal, root: Tensor) -> tuple[Any, ...]:
+        """All levels, then the best of all candidates."""
+        candidates, _ = on_device.grow(proposal, root, depth=self.max_depth, topk=self.topk, width=self.width)
+        kept = on_device.best(candidates, self.max_nodes - 1)
+        return on_device.parts_of(candidates, kept, self.max_depth, self._prepare)
 
     def _search(self, proposal: HostProposal, row: int, root: int) -> Drafted:
         """Add paths, the most probable first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,27 +52,48 @@ class Static:
         if state.draws == "none" and isinstance(proposal, HostProposal):
             found = [self._look_up(proposal, row, ids[-1]) for row, ids in enumerate(state.history)]
             return assemble(state, found, [range(len(row)) for row in found], self.max_nodes)
+        if state.draws == "none":
+            run = getattr(proposal, "in_one", None)
+            tokens, slots = self._best(proposal, state.root) if run is None else run(self._best, state.root)
+            whole = getattr(proposal, "at_least", 0) >= self._widest
+            return self._finish(tokens, slots, None, state.draws, whole)
+        logq: Tensor | None = None
+
+        def draw(above: Tensor, level: Level) -> Tensor:
+            nonlocal logq
+            rows = proposal.logq(above)
+            logq = rows.new_zeros(rows.shape[0], self.max_nodes, rows.shape[-1]) if logq is None else logq
+            logq[:, level.parents] = rows
+            return state.rng.draws(rows.flatten(0, 1).exp(), level.width, state.draws == "iid")
+
+        tokens, slots = self._fill(proposal, state.root, draw)
+        return self._finish(tokens, slots, logq, state.draws)
+
+    def _best(self, proposal: Proposal, root: Tensor) -> tuple[Tensor, Tensor]:
+        """The shape filled with the best candidates, from tensors alone: tokens and slots [B, T]."""
+        return self._fill(proposal, root, lambda above, level: proposal.topk(above, level.width)[0])
+
+    def _fill(
+        self, proposal: Proposal, root: Tensor, children: Callable[[Tensor, Level], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Ask level by level and run what has children: tokens and slots [B, T].
+
+        Args:
+            children: of the slots [B, n] at which a level is asked, [B, n, K] or [B * n, K].
+        """
         plan = self._plan
-        above = torch.zeros_like(state.root)
-        tokens, slots, logq = [state.root], [above], None
+        above = torch.zeros_like(root)
+        tokens, slots = [root], [above]
         for level in plan.levels:
-            if state.draws == "none":
-                drawn, _ = proposal.topk(above, level.width)
-            else:
-                rows = proposal.logq(above)
-                logq = rows.new_zeros(rows.shape[0], self.max_nodes, rows.shape[-1]) if logq is None else logq
-                logq[:, level.parents] = rows
-                drawn = state.rng.draws(rows.flatten(0, 1).exp(), level.width, state.draws == "iid")
+            drawn = children(above, level)
             candidates = drawn.reshape(above.shape[0], -1)
             tokens.append(candidates)
             if level.expanded is not None:
                 below = candidates.index_select(1, level.expanded).clamp(min=0)
                 above = proposal.expand(above.index_select(1, level.owners), below)
                 slots.append(above)
-        slots.append(torch.full_like(state.root, -1))
-        chosen = torch.cat(tokens, 1).index_select(1, plan.tokens)
-        whole = state.draws == "none" and getattr(proposal, "at_least", 0) >= self._widest
-        return self._finish(chosen, torch.cat(slots, 1).index_select(1, plan.slots), logq, state.draws, whole)
+        slots.append(torch.full_like(root, -1))
+        return torch.cat(tokens, 1).index_select(1, plan.tokens), torch.cat(slots, 1).index_select(1, plan.slots)
 
     def _look_up(self, proposal: HostProposal, row: int, root: int) -> Drafted:
         """Fill the shape node by node; a node without a candidate stays away, and what hangs below it."""

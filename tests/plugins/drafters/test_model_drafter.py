@@ -206,7 +206,7 @@ def test_of_equal_candidates_the_first_is_drafted():
         proposal = drafting.drafter.propose(drafting.state)
     rows = torch.zeros(1, VOCAB)
     rows[0, [7, 11, 30, 31]] = 2.0
-    proposal._rows = rows.log_softmax(-1)
+    proposal._known = rows.log_softmax(-1)
     tokens, logq = proposal.topk(torch.tensor([[0]]), 1)
     assert tokens.tolist() == [[[7]]]
     assert torch.equal(logq[0, 0], proposal._rows[0, [7]])
