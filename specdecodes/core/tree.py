@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 @runtime_checkable
@@ -192,7 +193,7 @@ class Topology:
         self.depths = self.ancestors.sum(-1) - 1
         """int64 [B, T]: 0 at the root."""
         if depth is not None:
-            self.__dict__["paths"] = self._paths(depth + 1)
+            self.__dict__["paths"] = self._paths(_roomy(depth + 1))
 
     @classmethod
     def of(
@@ -200,19 +201,39 @@ class Topology:
         parents: Tensor,
         ancestors: Tensor,
         depths: Tensor,
-        paths: Tensor,
+        paths: Tensor | None = None,
         windows: Mapping[int, Tensor] | None = None,
         masks: Mapping[torch.dtype, Tensor] | None = None,
     ) -> Topology:
         """From what another one has worked out: see :meth:`parts`."""
         found = cls.__new__(cls)
         found.parents, found.ancestors, found.depths = parents, ancestors, depths
-        found.__dict__.update(paths=paths, _windows=dict(windows or {}), _masks=dict(masks or {}))
+        found.__dict__.update(_windows=dict(windows or {}), _masks=dict(masks or {}))
+        if paths is not None:
+            found.__dict__["paths"] = paths
         return found
 
     def parts(self) -> tuple[Any, ...]:
-        """All that has been worked out so far, paths in any case, for :meth:`of`."""
-        return self.parents, self.ancestors, self.depths, self.paths, dict(self._windows), dict(self._masks)
+        """All that has been worked out so far, for :meth:`of`."""
+        paths = self.__dict__.get("paths")
+        return self.parents, self.ancestors, self.depths, paths, dict(self._windows), dict(self._masks)
+
+    def view(self, widths: tuple[int, ...], dtype: torch.dtype | None, paths: bool) -> Topology:
+        """One of these parts alone, in few shapes for trees of one size: what a captured run reads.
+
+        Args:
+            widths: of convs. dtype: of a mask (None: without one). paths: whether they are among it, with a number of
+                columns that is a power of two.
+        """
+        found = self._views.get((widths, dtype, paths))
+        if found is None:
+            missing = _roomy(self.paths.shape[-1]) - self.paths.shape[-1] if paths else 0
+            wide = pad(self.paths, (0, missing), value=-1) if missing else self.paths if paths else None
+            windows = {width: self.windows(width) for width in widths}
+            masks = {} if dtype is None else {dtype: self.mask(dtype)}
+            found = Topology.of(self.parents, self.ancestors, self.depths, wide, windows, masks)
+            self._views[widths, dtype, paths] = found
+        return found
 
     def to(self, device: torch.device) -> Topology:
         """The same on another device, to which finished tensors are copied: nothing is computed or read there."""
@@ -235,7 +256,7 @@ class Topology:
         # Each ancestor j of i stands at position depth(j); everything else goes to the spare last column.
         column = torch.where(self.ancestors, self.depths[:, None, :], count)
         paths.scatter_(2, column, nodes.expand(rows, count, count))
-        return paths[..., :width]
+        return pad(paths[..., :width], (0, max(width - count - 1, 0)), value=-1)
 
     @cached_property
     def levels(self) -> list[tuple[Tensor, Tensor]]:
@@ -285,6 +306,21 @@ class Topology:
     @cached_property
     def _masks(self) -> dict[torch.dtype, Tensor]:
         return {}
+
+    @cached_property
+    def _views(self) -> dict[tuple[Any, ...], Topology]:
+        return {}
+
+    @cached_property
+    def all_nodes(self) -> Tensor:
+        """Int64 [B]: T, the number of nodes of a tree without padding."""
+        rows, count = self.parents.shape
+        return torch.full((rows,), count, device=self.parents.device)
+
+
+def _roomy(width: int) -> int:
+    """The next power of two."""
+    return 1 << (width - 1).bit_length()
 
 
 @lru_cache(maxsize=1024)  # at 64 nodes one takes some 30 kB

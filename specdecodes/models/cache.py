@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 GROWTH = 256
 """A growing cache allocates in multiples of this many positions."""
+_PLACES = itertools.count(1)
 
 
 class AttentionRows:
@@ -29,6 +31,12 @@ class AttentionRows:
         self.fixed = capacity
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
+        self.place = 0
+
+    def hold(self, keys: Tensor, values: Tensor) -> None:
+        """Take over buffers; ``place`` is a number that only these have."""
+        self.keys, self.values = keys, values
+        self.place = next(_PLACES)
 
     def reserve(self, length: int, like: Tensor | None = None, like_values: Tensor | None = None) -> None:
         """Make room for ``length`` positions."""
@@ -36,13 +44,12 @@ class AttentionRows:
             if like is None or like_values is None:
                 return
             size = self.fixed or _grown(length)
-            self.keys = like.new_zeros(*like.shape[:2], size, like.shape[3])
-            self.values = like_values.new_zeros(*like_values.shape[:2], size, like_values.shape[3])
+            shapes = [(*each.shape[:2], size, each.shape[3]) for each in (like, like_values)]
+            self.hold(like.new_zeros(shapes[0]), like_values.new_zeros(shapes[1]))
         elif self.keys.shape[2] < length and self.fixed is None:
             extra = _grown(max(length, 2 * self.keys.shape[2])) - self.keys.shape[2]
-            self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, extra))
             assert self.values is not None
-            self.values = torch.nn.functional.pad(self.values, (0, 0, 0, extra))
+            self.hold(*(torch.nn.functional.pad(each, (0, 0, 0, extra)) for each in (self.keys, self.values)))
 
     def write(self, positions: Tensor, keys: Tensor, values: Tensor, visible: int | None) -> tuple[Tensor, Tensor]:
         """Write rows [B, heads, n, head dim] at ``positions`` [n]; returns the first ``visible`` positions, or all."""

@@ -2,8 +2,8 @@
 
 A graph holds addresses and numbers, not names: it reads its inputs where they lay when it was recorded, and a length
 that was an int then stays that int for good. So each graph has inputs of its own, into which a call copies what it was
-given, and it is kept under a key of all that is baked into it: the pass (what is kept, how many nodes), shapes, dtypes
-and whatever is no tensor among the inputs, and where caches and states lie. Another tree of the same size is another
+given, and it is kept under a key of all that is baked into it: shapes, dtypes and whatever is no tensor among the
+inputs (the pass: what is kept), and where caches and states lie. Another tree of the same size is another
 input; another size, length of what attention sees, dtype or cache is another graph.
 
 A run inside a run is part of it: what is captured by itself elsewhere (a forward of a draft) runs as it is there.
@@ -16,14 +16,14 @@ time is written again by the replay.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from specdecodes.models.passes import CachedPass
+from specdecodes.core.tree import Topology
 
 WARM_UPS = 2
 """Runs before recording: they compile kernels and make workspaces, neither of which may happen while recording."""
@@ -54,44 +54,95 @@ def record_on_cuda(function: Callable[[], Any]) -> tuple[Any, Replay]:
     return outputs, graph.replay
 
 
+class Leaves:
+    """What lies in a nest of tuples, lists, dictionaries and topologies, in a fixed order.
+
+    Attributes:
+        tensors: all of them. constants: the places of those that nobody changes, which is what makes up topologies.
+        rest: what else there is, and how it lies; hashable where that is.
+    """
+
+    def __init__(self, nest: Any) -> None:  # noqa: ANN401
+        self.tensors: list[Tensor] = []
+        self.constants: list[int] = []
+        self.rest: list[Any] = []
+        self._take(nest)
+
+    def _take(self, value: Any) -> None:  # noqa: ANN401
+        if isinstance(value, Tensor):
+            self.rest.append(Tensor)
+            self.tensors.append(value)
+        elif isinstance(value, (tuple, list)):
+            self.rest.append(len(value))
+            for each in value:
+                self._take(each)
+        elif isinstance(value, dict):
+            self.rest.append(tuple(value))
+            for each in value.values():
+                self._take(each)
+        elif isinstance(value, Topology):
+            first = len(self.tensors)
+            self._take(value.parts())
+            self.constants += range(first, len(self.tensors))
+        else:
+            self.rest.append((type(value), value))
+
+
+def rebuilt(nest: Any, tensors: Iterator[Tensor]) -> Any:  # noqa: ANN401
+    """``nest`` with other ``tensors`` in place of its own, in the order of :class:`Leaves`."""
+    if isinstance(nest, Tensor):
+        return next(tensors)
+    if isinstance(nest, (tuple, list)):
+        parts = [rebuilt(each, tensors) for each in nest]
+        return type(nest)(*parts) if hasattr(nest, "_fields") else type(nest)(parts)
+    if isinstance(nest, dict):
+        return {name: rebuilt(each, tensors) for name, each in nest.items()}
+    return Topology.of(*rebuilt(nest.parts(), tensors)) if isinstance(nest, Topology) else nest
+
+
 class _Graph:
     """One recorded run.
 
     Args:
-        inputs: its own, what they are copied into before it runs. outputs: any nest of tensors and numbers, which the
-            next run overwrites. replay: runs it.
+        inputs: its own, what they are copied into before it runs, and the places of constants among them.
+        outputs: any nest of tensors and numbers, which the next run overwrites. replay: runs it.
     """
 
-    def __init__(self, inputs: Sequence[Tensor], outputs: Any, replay: Replay) -> None:  # noqa: ANN401
+    def __init__(self, inputs: Sequence[Tensor], constants: Sequence[int], outputs: Any, replay: Replay) -> None:  # noqa: ANN401
         self.replay = replay
-        self._inputs = _by_dtype(inputs)
-        self._leaves, self._form = pytree.tree_flatten(outputs)
-        self._outputs = _by_dtype(self._leaves)
+        changing = set(range(len(inputs))).difference(constants)
+        self._changing = _by_dtype(inputs, sorted(changing))
+        self._constant = _by_dtype(inputs, constants)
+        self._last: list[Tensor | None] = [None] * len(inputs)
+        self._nest = outputs
+        self._outputs = Leaves(outputs).tensors
+        self._groups = _by_dtype(self._outputs, range(len(self._outputs)))
 
     def copy_in(self, given: Sequence[Tensor]) -> None:
         """Let the next run read these."""
-        for own, places in self._inputs:
+        for own, places in self._changing:
             torch._foreach_copy_(own, [given[place] for place in places])
+        for own, places in self._constant:
+            if any(given[place] is not self._last[place] for place in places):
+                torch._foreach_copy_(own, [given[place] for place in places])
+                for place in places:
+                    self._last[place] = given[place]
 
     def copies(self) -> Any:  # noqa: ANN401 - as the forward
         """What the last run gave."""
-        leaves = list(self._leaves)
-        for own, places in self._outputs:
-            new = [torch.empty_like(each) for each in own]
-            torch._foreach_copy_(new, own)
-            for place, each in zip(places, new, strict=True):
-                leaves[place] = each
-        return pytree.tree_unflatten(leaves, self._form)
+        found = [torch.empty_like(each) for each in self._outputs]
+        for own, places in self._groups:
+            torch._foreach_copy_([found[place] for place in places], own)
+        return rebuilt(self._nest, iter(found))
 
 
-def _by_dtype(leaves: Sequence[Any]) -> list[tuple[list[Tensor], list[int]]]:
-    """The tensors among ``leaves`` and their places; those of one dtype are copied in one launch."""
+def _by_dtype(tensors: Sequence[Tensor], places: Iterable[int]) -> list[tuple[list[Tensor], list[int]]]:
+    """The ``tensors`` at ``places``, and those; of one dtype each, which are copied in one launch."""
     groups: dict[torch.dtype, tuple[list[Tensor], list[int]]] = {}
-    for place, leaf in enumerate(leaves):
-        if isinstance(leaf, Tensor):
-            own, places = groups.setdefault(leaf.dtype, ([], []))
-            own.append(leaf)
-            places.append(place)
+    for place in places:
+        own, same = groups.setdefault(tensors[place].dtype, ([], []))
+        own.append(tensors[place])
+        same.append(place)
     return list(groups.values())
 
 
@@ -99,7 +150,7 @@ class Captured:
     """A forward that is recorded and replayed.
 
     Args:
-        forward: takes the pass and its inputs; returns tensors in any nest of tuples.
+        forward: reads what changes from its arguments alone; returns tensors in any nest of tuples.
         record: see :data:`Recorder`.
         moved: what the forward may move in place.
         places: where caches and states lie, as numbers.
@@ -126,39 +177,31 @@ class Captured:
         """Graphs so far."""
         return sum(graph is not None for graph in self._graphs.values())
 
-    def __call__(self, current: CachedPass, *inputs: Any) -> Any:  # noqa: ANN401 - as the forward
+    def __call__(self, *inputs: Any) -> Any:  # noqa: ANN401 - as the forward
         """Run the forward; where it cannot be recorded, it runs as it is.
 
-        What is no tensor among the inputs is part of the key, a function too.
+        What is no tensor among the inputs is part of the key, a pass or a function too.
         """
         if Captured.recording:
-            return self._forward(current, *inputs)
-        leaves, form = pytree.tree_flatten((inputs, current.tensors()))
-        given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        fixed = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        shapes = tuple((each.shape, each.dtype, each.device) for each in given)
-        key = (current, fixed, shapes, self._places())
+            return self._forward(*inputs)
+        leaves = Leaves(inputs)
+        shapes = tuple([(each.shape, each.dtype) for each in leaves.tensors])
+        key = (tuple(leaves.rest), shapes, self._places())
         if key not in self._graphs:
-            self._graphs[key] = self._recorded(current, leaves, form)
+            self._graphs[key] = self._recorded(inputs, leaves)
         graph = self._graphs[key]
         if graph is None:
-            return self._forward(current, *inputs)
-        graph.copy_in(given)
+            return self._forward(*inputs)
+        graph.copy_in(leaves.tensors)
         graph.replay()
         return graph.copies()
 
-    def _recorded(self, current: CachedPass, leaves: Sequence[Any], form: pytree.TreeSpec) -> _Graph | None:
-        own = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        inputs, tensors = pytree.tree_unflatten(own, form)
-
-        def run() -> Any:  # noqa: ANN401 - as the forward
-            current.use(tensors)
-            return self._forward(current, *inputs)
-
+    def _recorded(self, inputs: tuple[Any, ...], leaves: Leaves) -> _Graph | None:
+        own = [each.clone() for each in leaves.tensors]
         before = [each.clone() for each in self._moved()]
         Captured.recording = True
         try:
-            outputs, replay = self._record(run)
+            outputs, replay = self._record(partial(self._forward, *rebuilt(inputs, iter(own))))
         except RuntimeError as error:
             _log.warning("a step cannot be captured, it runs as it is: %s", " ".join(str(error).split())[:300])
             return None
@@ -166,5 +209,4 @@ class Captured:
             Captured.recording = False
             for each, old in zip(self._moved(), before, strict=True):
                 each.copy_(old)
-            current.use(pytree.tree_unflatten(leaves, form)[1])
-        return _Graph([leaf for leaf in own if isinstance(leaf, Tensor)], outputs, replay)
+        return _Graph(own, leaves.constants, outputs, replay)

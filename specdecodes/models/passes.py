@@ -42,15 +42,6 @@ class CachedPass:
         self.visible: int | None = 0
         self.layer = RecurrentLayer(-1)
 
-    def tensors(self) -> dict[str, Any]:
-        """What the next forward reads beside its arguments, by attribute."""
-        return {}
-
-    def use(self, tensors: dict[str, Any]) -> None:
-        """Let the next forward read these: :meth:`tensors` of this pass, or copies of them."""
-        for name, value in tensors.items():
-            setattr(self, name, value)
-
     def enter(self, layer_idx: int) -> None:
         """The next ops belong to this layer."""
         self.layer = self.cache.recurrent_layer(layer_idx)
@@ -170,10 +161,6 @@ class TreePass(CachedPass):
         self.levels = topology.levels if self.by_level else None
         self.window_index = {width: topology.windows(width) for width in widths}
 
-    def tensors(self) -> dict[str, Any]:
-        """See the base; levels are for CPUs."""
-        return {"ancestors": self.ancestors, "parents": self.parents, "window_index": dict(self.window_index)}
-
     def clear(self) -> None:
         """Forget what was kept."""
         self.convs: dict[int, Tensor] = {}
@@ -244,10 +231,6 @@ class ExpandPass(CachedPass):
         self.slots: Tensor = torch.empty(0)
         self.windows: dict[int, Tensor] = {}
         self.states: dict[int, Tensor] = {}
-
-    def tensors(self) -> dict[str, Any]:
-        """See the base."""
-        return {"parents": self.parents, "slots": self.slots}
 
     def causal_conv1d_fn(
         self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **_: Any

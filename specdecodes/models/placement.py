@@ -75,19 +75,21 @@ class Placement:
         asked = self.signature.attention and not (split and self.splits)
         return Behind(where, self._visible(length + count) if asked else 0, limit)
 
-    def among(self, topology: Topology) -> Tensor | None:
-        """The additive mask among nodes alone [B, 1, T, T], where anything attends."""
-        return topology.mask(self.dtype) if self.signature.attention else None
+    @property
+    def mask_dtype(self) -> torch.dtype | None:
+        """Of the mask among nodes, where anything attends."""
+        return self.dtype if self.signature.attention else None
 
-    def place(self, depths: Tensor, among: Tensor | None, behind: Behind) -> tuple[Tensor, Masks, Tensor]:
-        """Positions [B, T] of nodes by their ``depths``, the additive mask [B, 1, T, S], where their keys go [T].
+    def place(self, nodes: Topology, behind: Behind) -> tuple[Tensor, Masks, Tensor]:
+        """Positions [B, T] of nodes by their depths, the additive mask [B, 1, T, S], where their keys go [T].
 
         Where nodes attend to prefix and tree apart, nobody reads the mask, and it is that among them alone.
         """
-        positions = depths + behind.length
-        rows = torch.arange(depths.shape[1], device=positions.device) + behind.length
-        if among is None:
+        positions = nodes.depths + behind.length
+        rows = torch.arange(nodes.depths.shape[1], device=positions.device) + behind.length
+        if not self.signature.attention:
             return positions, positions[:, None, None, :], rows
+        among = nodes.mask(self.dtype)
         mask = self.mask(among, positions, positions, behind) if behind.visible else among
         return self.within(positions, behind), mask, rows
 

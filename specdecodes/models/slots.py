@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from specdecodes.models.interpose import serving
 from specdecodes.models.masks import Masks
-from specdecodes.models.passes import CachedPass, ExpandPass
+from specdecodes.models.passes import ExpandPass
 from specdecodes.models.placement import Behind
 from specdecodes.models.target import Target
 
@@ -53,8 +53,8 @@ class SlotRunner(Target):
         self._buffers: list[Tensor] = []
         self._behind_root = Behind(0, 0, None)  # what the slots stand behind
         self._expand_pass = ExpandPass(self.cache)
-        self._forward_expand = self._captured(self._compiled(self._forward_at), self._moved)
-        self._no_pass = CachedPass(self.cache)  # of runs that make their own
+        self._slot_logits = self._compiled(self._forward_at)
+        self._forward_expand = self._captured(self._forward_slots, self._moved)
         self._draft = self._captured(self._drafted, self._moved)
         self._move_slots = self._captured(self._move_to, self._moved_by_commit)
         # Row 0 is the root's for good; a slot's row is written when it is run, from its parent's.
@@ -91,7 +91,7 @@ class SlotRunner(Target):
         """
         waiting, behind = self._begin(tokens)
         before = self.tokens_run
-        found, self.num_slots, ran = self._draft(self._no_pass, build, waiting, behind, *inputs)
+        found, self.num_slots, ran = self._draft(build, waiting, behind, *inputs)
         self.tokens_run = before + ran
         self.cache.length += waiting.shape[1] - 1
         return found
@@ -123,7 +123,7 @@ class SlotRunner(Target):
         source = torch.tensor(list(slots), device=self.device)
         moves = self.cache.attention and slots[-1] != len(slots) - 1  # otherwise the rows lie where they belong
         length = self.placement.behind(len(slots)).length
-        self._move_slots(self._no_pass, source if moves else source[:0], source[-1:], length)
+        self._move_slots(source if moves else source[:0], source[-1:], length)
         self.cache.length += len(slots)
 
     def _moved(self) -> list[Tensor]:
@@ -147,7 +147,7 @@ class SlotRunner(Target):
         self._reserve(self.length + rows)
         return torch.tensor([list(tokens)], device=self.device), self.placement.behind(rows)
 
-    def _drafted(self, current: CachedPass, build: Build, tokens: Tensor, behind: Behind, *inputs: Any) -> Any:  # noqa: ANN401
+    def _drafted(self, build: Build, tokens: Tensor, behind: Behind, *inputs: Any) -> Any:  # noqa: ANN401
         """What ``build`` gives, the slots that are used then, and the tokens that were run."""
         before = self.tokens_run
         found = build(self._caught_up(tokens, behind), *inputs)
@@ -163,7 +163,7 @@ class SlotRunner(Target):
             logits = self._run(tokens[:, i : i + 1], self._committed, place, self._root, self._masks[:1])
         return logits[:, 0]
 
-    def _move_to(self, current: CachedPass, slots: Tensor, last: Tensor, length: int | Tensor) -> None:
+    def _move_to(self, slots: Tensor, last: Tensor, length: int | Tensor) -> None:
         """Keys and values of ``slots`` [k] become the next committed ones, the state of ``last`` [1] that of all."""
         if len(slots):
             self._move_rows(slots, length)
@@ -189,9 +189,8 @@ class SlotRunner(Target):
         Args:
             slots: whose attention rows and depths they have [n]. masks: among the slots, additive [n, S].
         """
-        current, behind = self._expand_pass, self._behind_root
-        current.parents, current.slots = parents, places
-        self.cache.serving = current
+        behind = self._behind_root
+        self.cache.serving = self._expand_pass
         self.tokens_run += tokens.shape[1]
         rows = slots + behind.length
         positions = rows[None]
@@ -201,5 +200,12 @@ class SlotRunner(Target):
             positions = depths.index_select(0, slots)[None]
             mask = self.placement.mask(masks[None, None], positions, depths[None], behind)
             positions = self.placement.within(positions, behind)
-        with serving(current):
-            return self._forward_expand(current, tokens, positions, mask, rows)
+        with serving(self._expand_pass):
+            return self._forward_expand(tokens, parents, places, positions, mask, rows)
+
+    def _forward_slots(
+        self, tokens: Tensor, parents: Tensor, places: Tensor, positions: Tensor, mask: Masks, rows: Tensor
+    ) -> Tensor:
+        current = self._expand_pass
+        current.parents, current.slots = parents, places
+        return self._slot_logits(current, tokens, positions, mask, rows)

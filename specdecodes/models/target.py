@@ -83,7 +83,7 @@ class Target:
         self.step_in_place = False
         self.is_embedded = False
         self.stacks: list[RecurrentStack] = []
-        self._conv_widths: list[int] = []
+        self._conv_widths: tuple[int, ...] = ()
         self._plain = attends_plainly(model, self.signature)
         self._passes: dict[Any, CachedPass] = {}
         self._in_flight: TreePass | StepPass | None = None
@@ -173,7 +173,7 @@ class Target:
         logits = self._run_sequence(ids, clamps=True, **model_inputs)
         if self.recurrence is not None and not self.stacks:
             self.stacks = make_stacks(list(self.cache.recurrent.values()), self.recurrence.stack, self._compiled)
-            self._conv_widths = sorted({stack.width for stack in self.stacks})
+            self._conv_widths = tuple(sorted({stack.width for stack in self.stacks}))
             for stack in self.stacks if self.backend.keep == "inputs" else ():
                 stack.defer()
         return logits
@@ -222,16 +222,14 @@ class Target:
         if count == 1 and self.step_in_place:
             return self._score_step(tree, judge)
         current = self._tree_pass(count)
-        current.aim(tree.structure, self._conv_widths)
         if current.keep != "inputs":  # another back-end than that of the commit before
             self.flush()
         self._reserve(self.length + count)
-        behind, nodes = self.placement.behind(count, split=True), tree.structure
-        where = (nodes.depths, self.placement.among(nodes), behind)
+        behind, nodes = self.placement.behind(count, split=True), self._view(tree, judge)
         self.cache.serving = current
         try:
             with serving(current):
-                found = self._forward_tree(current, tree.tokens, where, judge, parts_of(tree, judge))
+                found = self._forward_tree(current, tree.tokens, nodes, behind, judge, parts_of(tree, judge))
         except BaseException:
             if self._behind:  # some layers have moved along the pending path and others have not
                 self.cache.length = 0
@@ -243,9 +241,7 @@ class Target:
 
     def prepare(self, topology: Topology) -> None:
         """Let ``topology`` work out what :meth:`score` will read of it: inside a run that is captured, for less."""
-        for width in self._conv_widths:
-            topology.windows(width)
-        self.placement.among(topology)
+        topology.view(self._conv_widths, self.placement.mask_dtype, paths=False)
 
     @torch.inference_mode()
     def commit(self, path: Tensor, nodes: Sequence[int] | None = None) -> None:
@@ -336,8 +332,10 @@ class Target:
 
     def _places(self) -> tuple[int, ...]:
         """Where a forward finds caches and states."""
-        rows = [each for layer in self.cache.attention.values() for each in (layer.keys, layer.values)]
-        return tuple(each.data_ptr() for each in (*rows, *self._moved()) if each is not None)
+        return (
+            *[rows.place for rows in self.cache.attention.values()],
+            *[each.data_ptr() for each in self._moved()],
+        )
 
     # -- forwards -------------------------------------------------------------------------------------------------
 
@@ -388,17 +386,36 @@ class Target:
         return logits, kept
 
     def _judged_tree(
-        self, current: TreePass, ids: Tensor, where: tuple[Any, ...], judge: Judge | None, parts: Sequence[Any]
+        self,
+        current: TreePass,
+        ids: Tensor,
+        nodes: Topology,
+        behind: Behind,
+        judge: Judge | None,
+        parts: Sequence[Tensor | None],
     ) -> tuple[Any, ...]:
-        """Logits of ``ids``, what was kept, and what the judge makes of it; ``where``: what ``placement`` places."""
-        logits, kept = self._tree_logits(current, ids, *self.placement.place(*where))
-        return logits, kept, judged(judge, logits, ids, parts)
+        """Logits of ``ids``, what was kept, and what the judge makes of it."""
+        current.aim(nodes, self._conv_widths)
+        logits, kept = self._tree_logits(current, ids, *self.placement.place(nodes, behind))
+        return logits, kept, judged(judge, logits, ids, nodes, parts)
 
     def _judged_step(
-        self, current: StepPass, ids: Tensor, where: tuple[Any, ...], judge: Judge | None, parts: Sequence[Any]
+        self,
+        current: StepPass,
+        ids: Tensor,
+        nodes: Topology,
+        behind: Behind,
+        judge: Judge | None,
+        parts: Sequence[Tensor | None],
     ) -> tuple[Any, ...]:
-        logits = self._step_logits(current, ids, *self.placement.place(*where))
-        return logits, judged(judge, logits, ids, parts)
+        logits = self._step_logits(current, ids, *self.placement.place(nodes, behind))
+        return logits, judged(judge, logits, ids, nodes, parts)
+
+    def _view(self, tree: Tree, judge: Judge | None) -> Topology:
+        """What a run reads of the topology of ``tree``."""
+        if not self.captures:
+            return tree.structure
+        return tree.structure.view(self._conv_widths, self.placement.mask_dtype, judge is not None)
 
     def _forward_at(self, current: CachedPass, ids: Tensor, positions: Tensor, mask: Masks, slots: Tensor) -> Tensor:
         """Logits [B, n, V] of ``ids``, whose keys go to ``slots`` [n] of the caches."""
@@ -413,11 +430,11 @@ class Target:
         self.flush()
         current = self._pass("step", StepPass)
         self._reserve(self.length + 1)
-        nodes = tree.structure
-        where = (nodes.depths, self.placement.among(nodes), self.placement.behind(1))
+        nodes, behind = self._view(tree, judge), self.placement.behind(1)
         self.cache.serving = current
         with serving(current):
-            logits, verdict = self._forward_step(current, tree.tokens, where, judge, parts_of(tree, judge))
+            parts = parts_of(tree, judge)
+            logits, verdict = self._forward_step(current, tree.tokens, nodes, behind, judge, parts)
         self._in_flight, self._scored = current, tree
         return logits, verdict
 

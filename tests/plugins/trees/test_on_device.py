@@ -82,7 +82,7 @@ def test_what_follows_from_the_parents_comes_with_the_tree(ask):
     assert torch.equal(tree.structure.ancestors, fresh.ancestors)
     assert torch.equal(tree.structure.depths, fresh.depths)
     deepest = fresh.paths.shape[-1]
-    assert tree.structure.paths.shape[-1] == builder.max_depth + 1 >= deepest
+    assert tree.structure.paths.shape[-1] == 8 >= builder.max_depth + 1 >= deepest, "a power of two"
     assert torch.equal(tree.structure.paths[..., :deepest], fresh.paths)
     assert bool((tree.structure.paths[..., deepest:] == -1).all())
 
