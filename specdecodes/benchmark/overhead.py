@@ -1,11 +1,12 @@
 """What a step costs beside the models: ``python -m specdecodes.benchmark.overhead``.
 
-Three things are measured. Hooks: a step's calls through the facade against direct calls of the same trivial methods.
+Four things are measured. Hooks: a step's calls through the facade against direct calls of the same trivial methods.
 Host: everything in a step of ``stree`` but the models' forwards and the commit - tree building, placing, processing,
 the greedy rule, clipping, emitting - with the forwards replaced by stubs that return prepared logits. With a draft
 model this includes what surrounds its own forwards (positions, masks, slots); that grows with them and has no limit.
-Drafters: what an index takes for all its answers of a step (taking in what was emitted, candidates, slots), and what it
-takes to learn from the scores afterwards.
+Captured: what a step of CUDA graphs leaves to the host, with graphs whose replay does nothing. Drafters: what an index
+takes for all its answers of a step (taking in what was emitted, candidates, slots), and what it takes to learn from the
+scores afterwards.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from specdecodes.benchmark.overhead_captured import MODES, captured_overhead
 from specdecodes.benchmark.overhead_index import INDICES, VOCAB, drafter_overhead
 from specdecodes.benchmark.overhead_index import LIMIT_US as DRAFTER_LIMIT_US
 from specdecodes.benchmark.provenance import write_measurement
@@ -186,7 +188,7 @@ def _stub(target: Target) -> None:
     target._forward_tree = cast("Any", forward_tree)
     target.commit = cast("Any", commit)  # type: ignore[method-assign]
     if isinstance(target, SlotRunner):
-        target._forward_expand = lambda current, ids, *where: prepared[:, : ids.shape[1]]
+        target._forward_expand = lambda ids, *where: prepared[:, : ids.shape[1]]
         target.move = lambda slots: None  # type: ignore[method-assign]
 
 
@@ -239,7 +241,8 @@ def measure(repeats: int = 300) -> dict[str, Any]:
     host = {draft: host_overhead(draft, repeats) for draft in (*LIMITED, "model")}
     drafters = {name: drafter_overhead(name, max(repeats // 10, 1)) for name in INDICES}
     limits = {"hooks_us": HOOKS_LIMIT_US, "host_ms": HOST_LIMIT_MS, "drafter_us": DRAFTER_LIMIT_US}
-    return {"limits": limits, "hooks": hooks, "host": host, "drafters": drafters}
+    captured = {mode: captured_overhead(mode, repeats) for mode in MODES}
+    return {"limits": limits, "hooks": hooks, "host": host, "captured": captured, "drafters": drafters}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -271,6 +274,11 @@ def _main(argv: list[str] | None) -> int:
         limit = f" (limit {HOST_LIMIT_MS:g})" if draft in LIMITED else ""
         print(f"host, draft {draft}: {host['host_ms']:.3f} ms a step{limit}, median {median:.3f}")
         print(f"  of that: {phases}")
+    for mode, of_mode in found["captured"].items():
+        print(
+            f"captured, mode {mode}: {of_mode['graphs']:.1f} graphs and {of_mode['launches']:.1f} launches a step, "
+            f"{of_mode['host_us']:.0f} us on the host, {of_mode['waits_us']:.0f} from verdict to the next model"
+        )
     for name, times in found["drafters"].items():
         learns = f", {times['learns_us']:.1f} to learn from the scores" if times["learns_us"] > 2 else ""
         answers = f"{times['answers_us']:.1f} us a step (limit {DRAFTER_LIMIT_US:g})"

@@ -19,6 +19,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -59,33 +60,42 @@ class Leaves:
 
     Attributes:
         tensors: all of them. constants: the places of those that nobody changes, which is what makes up topologies.
-        rest: what else there is, and how it lies; hashable where that is.
+        form: shapes and dtypes, what else there is, and how it lies; hashable where that is.
     """
 
     def __init__(self, nest: Any) -> None:  # noqa: ANN401
         self.tensors: list[Tensor] = []
         self.constants: list[int] = []
-        self.rest: list[Any] = []
+        self._form: list[Any] = []
         self._take(nest)
+        self.form = tuple(self._form)
 
     def _take(self, value: Any) -> None:  # noqa: ANN401
         if isinstance(value, Tensor):
-            self.rest.append(Tensor)
             self.tensors.append(value)
+            self._form += (value.shape, value.dtype)
         elif isinstance(value, (tuple, list)):
-            self.rest.append(len(value))
+            self._form.append(len(value))
             for each in value:
                 self._take(each)
         elif isinstance(value, dict):
-            self.rest.append(tuple(value))
+            self._form.append(tuple(value))
             for each in value.values():
                 self._take(each)
         elif isinstance(value, Topology):
             first = len(self.tensors)
-            self._take(value.parts())
+            known = _of_views.get(value)
+            if known is None:
+                known = _of_views[value] = Leaves(value.parts())
+            self.tensors += known.tensors
+            self._form.append(known.form)
             self.constants += range(first, len(self.tensors))
         else:
-            self.rest.append((type(value), value))
+            self._form.append(value)
+
+
+_of_views: WeakKeyDictionary[Topology, Leaves] = WeakKeyDictionary()
+"""Of topologies that a run has read: views, in which everything is worked out (:meth:`Topology.view`)."""
 
 
 def rebuilt(nest: Any, tensors: Iterator[Tensor]) -> Any:  # noqa: ANN401
@@ -185,8 +195,7 @@ class Captured:
         if Captured.recording:
             return self._forward(*inputs)
         leaves = Leaves(inputs)
-        shapes = tuple([(each.shape, each.dtype) for each in leaves.tensors])
-        key = (tuple(leaves.rest), shapes, self._places())
+        key = (leaves.form, self._places())
         if key not in self._graphs:
             self._graphs[key] = self._recorded(inputs, leaves)
         graph = self._graphs[key]

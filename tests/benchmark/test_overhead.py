@@ -27,6 +27,15 @@ def test_the_host_part_of_a_step_is_short(draft):
     assert found["commit_ms"] < 0.2 * found["host_ms"], "commits are left out"
 
 
+@pytest.mark.parametrize(("mode", "graphs"), [("naive", 1), ("stree", 4), ("dynamic", 4), ("ngram", 2)])
+def test_a_captured_step_is_few_graphs_and_few_launches(mode: str, graphs: int) -> None:
+    """Score and acceptance, commit, the draft with its tree, the draft's commit; what goes in and out of each."""
+    found = overhead.captured_overhead(mode, repeats=20)
+    assert found["graphs"] == graphs
+    assert 3 <= found["launches"] <= 5 * graphs
+    assert 10 < found["waits_us"] < found["host_us"] < 20_000
+
+
 @pytest.mark.parametrize("name", overhead.INDICES)
 def test_an_index_answers_in_microseconds(name):
     found = overhead.drafter_overhead(name, repeats=5)
@@ -46,6 +55,8 @@ def test_the_command_prints_and_writes(tmp_path, capsys):
     assert {"versions", "hardware", "commit", "limits", "hooks", "host"} <= set(found)
     assert set(found["host"]) == {"literal", "ngram", "model"}
     assert set(found["drafters"]) == set(overhead.INDICES)
+    for mode, of_mode in found["captured"].items():
+        assert f"captured, mode {mode}: {of_mode['graphs']:.1f} graphs and " in printed
     for name in overhead.INDICES:
         assert f"drafter {name}: {found['drafters'][name]['answers_us']:.1f} us a step (limit 50)" in printed
 

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from specdecodes import Target, load
 from specdecodes.core import host_path
+from specdecodes.core.decoder import Decoder
 from specdecodes.core.loop import steps
 from specdecodes.core.sampling import LogitsPipeline, SamplingParams
 from specdecodes.core.state import DecodeState
@@ -66,8 +67,9 @@ def _plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every target made in the test captures its forwards."""
+    """Every target made in the test captures its forwards, and a draft has a static cache, as where it is compiled."""
     monkeypatch.setattr(target, "recorder_for", lambda device, compile: record)
+    monkeypatch.setattr(model_drafter, "SlotRunner", partial(SlotRunner, max_length=120))
 
 
 def pair(family: str, **settings: Any) -> tuple[Target, Target]:
@@ -77,6 +79,12 @@ def pair(family: str, **settings: Any) -> tuple[Target, Target]:
         patch.setattr(target, "recorder_for", lambda device, compile: record)
         first = Target(model, max_length=200, **settings)
     return first, Target(model)
+
+
+def plugins(decoder: Decoder) -> list[Any]:
+    """The components that decode greedily."""
+    assert not isinstance(decoder.greedy, str)
+    return list(decoder.greedy.hooks.manager.get_plugins())
 
 
 def graphs(each: Callable[..., Any]) -> int:
@@ -264,6 +272,10 @@ def test_a_decode_gives_the_same_tokens(recorded: None, mode: str) -> None:
     ours = load(model, None if mode == "naive" else draft, mode, max_length=120)
     assert isinstance(ours.target._forward_tree, Captured)
     found = ours.generate(toy_prompt(9), max_new_tokens=30)
+    drafts = [each.runner for each in plugins(ours) if isinstance(each, ModelDrafter)]
+    for runner in drafts:
+        assert 1 <= graphs(runner._draft) <= 3, "by what waits: the root, and what was accepted and not run"
+        assert graphs(runner._forward_expand) == 0
     if mode == "stree":
         assert graphs(ours.target._move) >= 1, "commits are captured too"
     with pytest.MonkeyPatch.context() as patch:
