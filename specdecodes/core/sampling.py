@@ -113,10 +113,16 @@ class LogitsPipeline:
 
     Args:
         params: what to build processors from. extra: processors that come before those.
+
+    Attributes:
+        key: what tells it from others, where the scores alone and ``params`` decide; None where something else does.
     """
 
     def __init__(self, params: SamplingParams, extra: LogitsProcessorList | None = None) -> None:
         self.greedy = params.greedy
+        alone = not extra and params.repetition_penalty == 1.0
+        warps = None if params.greedy else (params.temperature, params.top_k, params.top_p, params.min_p)
+        self.key = (params.greedy, warps) if alone else None
         processors = LogitsProcessorList(extra or [])
         if params.repetition_penalty != 1.0:
             processors.append(RepetitionPenaltyLogitsProcessor(params.repetition_penalty))
@@ -213,14 +219,28 @@ class Rng:
 
         Without replacement a row may have fewer than ``count`` positive entries; the rest is filled with -1.
         """
-        if replacement:
+        if replacement and count > 1:
             return torch.multinomial(probs, count, replacement=True, generator=self.generator)
-        # Exponential races: the order of arrival is the order of sequential draws without replacement.
-        noise = torch.empty_like(probs).exponential_(generator=self.generator)
-        arrival = torch.where(probs > 0, noise / probs, torch.inf)
-        times, tokens = arrival.topk(min(count, probs.shape[-1]), dim=-1, largest=False, sorted=True)
-        tokens = tokens.masked_fill(times.isinf(), -1)
-        return torch.nn.functional.pad(tokens, (0, count - tokens.shape[-1]), value=-1)
+        return first_arrivals(probs, self.noise(probs.shape, probs.dtype), count)
+
+    def noise(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Independent numbers with a standard exponential distribution, for :func:`first_arrivals`."""
+        empty = torch.empty(*shape, dtype=dtype, device=self.generator.device)
+        return empty.exponential_(generator=self.generator)
+
+
+def first_arrivals(probs: Tensor, noise: Tensor, count: int) -> Tensor:
+    """The draws without replacement that exponential ``noise`` stands for: int64 [n, count], see :meth:`Rng.draws`.
+
+    Tokens arrive after a time of ``noise / probs``; the order of arrival is that of sequential draws.
+
+    Args:
+        probs, noise: [n, V].
+    """
+    arrival = torch.where(probs > 0, noise / probs, torch.inf)
+    times, tokens = arrival.topk(min(count, probs.shape[-1]), dim=-1, largest=False, sorted=True)
+    tokens = tokens.masked_fill(times.isinf(), -1)
+    return torch.nn.functional.pad(tokens, (0, count - tokens.shape[-1]), value=-1)
 
 
 class Best(Rng):

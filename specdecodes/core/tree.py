@@ -30,7 +30,8 @@ class Proposal(Protocol):
     A drafter that can run a whole step as one captured graph has an attribute ``in_one`` in such a step, until it is
     asked anything else: ``proposal.in_one(build, *inputs)`` gives what ``build(proposal, *inputs)`` would, tensors in
     any nest of tuples. ``build`` stays the same function from step to step, draws nothing and reads no value on the
-    host; all that differs between steps is in ``inputs``, tensors. None or absent: the proposal is asked as it is.
+    host; all that differs between steps is in ``inputs``, tensors. Who draws makes its noise before
+    (:meth:`Rng.noise`), in ``dtype``, another attribute there. None or absent: the proposal is asked as it is.
     """
 
     def topk(self, slots: Tensor, k: int) -> tuple[Tensor, Tensor]:

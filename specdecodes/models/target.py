@@ -39,8 +39,8 @@ class Target:
     Args:
         model: a loaded causal model of a supported family; its weights are not changed.
         backend: what scoring keeps and how a commit moves the recurrent state (default: ``replay``).
-        compile: compile steps, scores and commits with ``torch.compile``, and on CUDA capture steps and scores as
-            graphs (``models/captured.py``); then the caches are static.
+        compile: compile steps, scores and commits with ``torch.compile``, and on CUDA capture them as graphs
+            (``models/captured.py``); then the caches are static.
         max_length: positions of a static cache (None: grow as needed; compiled: 4,096 or what the model allows).
 
     Attributes:

@@ -246,9 +246,32 @@ def test_a_root_that_nobody_asked_about_is_run_before_it_is_committed(recorded: 
     assert (drafter.runner.tokens_run, drafter.runner.length) == (1, before + 1)
 
 
-def test_what_needs_processing_is_not_drafted_in_one_run(recorded: None) -> None:
-    drafter, state = drafting(temperature=1.0)
+def test_what_looks_at_prefixes_is_not_drafted_in_one_run(recorded: None) -> None:
+    drafter, state = drafting(repetition_penalty=1.3)
     assert drafter.propose(state).in_one is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "family"), [("sd", "llama"), ("stree", "bamba"), ("dynamic", "mamba2"), ("sequoia", "llama")]
+)
+def test_a_sampled_decode_gives_the_same_tokens(recorded: None, mode: str, family: str) -> None:
+    """The noise of a step is made before its run; every setting has graphs of its own."""
+    settings = [{"temperature": 1.0}, {"temperature": 0.7, "top_k": 9}, {"temperature": 1.0, "top_p": 0.8}, {}]
+    model, draft = toy_model("bamba"), toy_model(family, seed=1)
+    ours = load(model, draft, mode, max_length=120)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, "recorder_for", lambda device, compile: None)
+        eager = load(model, draft, mode)
+    (runner,) = [each.runner for each in plugins(ours) if isinstance(each, ModelDrafter)]
+    before = 0
+    for warp in settings:
+        found, expected = (each.generate(toy_prompt(9), max_new_tokens=25, seed=3, **warp) for each in (ours, eager))
+        assert found.tokens == expected.tokens, warp
+        assert graphs(runner._draft) > before, "another pipeline is another graph"
+        before = graphs(runner._draft)
+    again = ours.generate(toy_prompt(9), max_new_tokens=25, seed=4, temperature=1.0)
+    assert again.tokens == eager.generate(toy_prompt(9), max_new_tokens=25, seed=4, temperature=1.0).tokens
+    assert graphs(runner._forward_expand) == 0
 
 
 def drafting(**settings: Any) -> tuple[ModelDrafter, DecodeState]:

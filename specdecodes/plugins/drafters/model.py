@@ -67,7 +67,7 @@ class ModelDrafter:
     def propose(self, state: DecodeState) -> ModelProposal:
         """Catch up with what was accepted (in a captured run: once something is asked); the root is slot 0."""
         self._proposal = ModelProposal(self, state)
-        if not (self.runner.captures and state.pipeline.passes):
+        if not self.runner.captures or state.pipeline.key is None:
             self._proposal.start()
         return self._proposal
 
@@ -78,9 +78,10 @@ class ModelDrafter:
     def draft(self, state: DecodeState, build: Build, inputs: Sequence[Tensor]) -> Any:  # noqa: ANN401
         """Catch up and ``build`` on that, in one captured run."""
         self._state = state
-        return self.runner.draft(self._drafted, self._waiting(), build, *inputs)
+        return self.runner.draft(self._drafted, self._waiting(), state.pipeline.key, build, *inputs)
 
-    def _drafted(self, root_logits: Tensor, build: Build, *inputs: Tensor) -> Any:  # noqa: ANN401
+    def _drafted(self, root_logits: Tensor, key: Any, build: Build, *inputs: Tensor) -> Any:  # noqa: ANN401
+        """Of any generation whose pipeline has this ``key``."""
         proposal = ModelProposal(self, self._state)
         proposal.start(root_logits)
         return build(proposal, *inputs)
@@ -135,6 +136,7 @@ class ModelProposal:
         self._prefixes: list[list[int]] = [state.history[0]]
         self._known: Tensor | None = None
         self.at_least = drafter.vocab_size
+        self.dtype = torch.float64 if drafter.runner.dtype == torch.float64 else torch.float32
         self.in_one: Callable[..., Any] | None = self._in_one
 
     def start(self, root_logits: Tensor | None = None) -> None:

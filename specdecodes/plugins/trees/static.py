@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from specdecodes.core.parents import children_of
+from specdecodes.core.sampling import first_arrivals
 from specdecodes.core.tree import HostProposal, Proposal, Tree, topology_of
 from specdecodes.hookspecs import hookimpl
 from specdecodes.plugins.trees.drafted import Drafted, assemble
@@ -57,17 +59,39 @@ class Static:
             tokens, slots = self._best(proposal, state.root) if run is None else run(self._best, state.root)
             whole = getattr(proposal, "at_least", 0) >= self._widest
             return self._finish(tokens, slots, None, state.draws, whole)
+        iid, asked = state.draws == "iid", cast("Any", proposal)
+        run = getattr(proposal, "in_one", None)
+        if run is None or (iid and self._widest > 1):
+            tokens, slots, logq = self._drawn(proposal, state.root, partial(state.rng.draws, replacement=iid))
+        else:
+            counts = [len(state.root) * len(level.parents) for level in self._plan.levels]
+            noise = [state.rng.noise((count, asked.at_least), asked.dtype) for count in counts]
+            tokens, slots, logq = run(self._drawn_by, state.root, *noise)
+        return self._finish(tokens, slots, logq, state.draws)
+
+    def _drawn_by(self, proposal: Proposal, root: Tensor, *noise: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """:meth:`_drawn` with the noise of all levels, as ``rng.draws`` would make it."""
+        left = iter(noise)
+        return self._drawn(proposal, root, lambda probs, count: first_arrivals(probs, next(left), count))
+
+    def _drawn(
+        self, proposal: Proposal, root: Tensor, draw: Callable[[Tensor, int], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The shape filled by drawing: tokens and slots [B, T], and what was drawn from [B, T, V] (None: nothing).
+
+        Args:
+            draw: a number of tokens from each row of probabilities.
+        """
         logq: Tensor | None = None
 
-        def draw(above: Tensor, level: Level) -> Tensor:
+        def children(above: Tensor, level: Level) -> Tensor:
             nonlocal logq
             rows = proposal.logq(above)
             logq = rows.new_zeros(rows.shape[0], self.max_nodes, rows.shape[-1]) if logq is None else logq
             logq[:, level.parents] = rows
-            return state.rng.draws(rows.flatten(0, 1).exp(), level.width, state.draws == "iid")
+            return draw(rows.flatten(0, 1).exp(), level.width)
 
-        tokens, slots = self._fill(proposal, state.root, draw)
-        return self._finish(tokens, slots, logq, state.draws)
+        return *self._fill(proposal, root, children), logq
 
     def _best(self, proposal: Proposal, root: Tensor) -> tuple[Tensor, Tensor]:
         """The shape filled with the best candidates, from tensors alone: tokens and slots [B, T]."""
