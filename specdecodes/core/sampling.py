@@ -201,10 +201,7 @@ class Rng:
 
     def bernoulli(self, probability: float) -> bool:
         """True with this probability."""
-        return (
-            float(torch.rand((), generator=self.generator, device=self.generator.device, dtype=torch.float64))
-            < probability
-        )
+        return float(self.uniform(())) < probability
 
     def categorical(self, probs: Tensor) -> int:
         """An index drawn from ``probs`` [V] (non-negative, any scale, not all zero)."""
@@ -223,9 +220,13 @@ class Rng:
             return torch.multinomial(probs, count, replacement=True, generator=self.generator)
         return first_arrivals(probs, self.noise(probs.shape, probs.dtype), count)
 
+    def uniform(self, shape: Sequence[int]) -> Tensor:
+        """Independent numbers from 0 up to 1, float64."""
+        return torch.rand(tuple(shape), generator=self.generator, device=self.generator.device, dtype=torch.float64)
+
     def noise(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Independent numbers with a standard exponential distribution, for :func:`first_arrivals`."""
-        empty = torch.empty(*shape, dtype=dtype, device=self.generator.device)
+        empty = torch.empty(tuple(shape), dtype=dtype, device=self.generator.device)
         return empty.exponential_(generator=self.generator)
 
 

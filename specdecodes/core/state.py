@@ -30,7 +30,8 @@ class DecodeState:
         tokens: per row, the emitted tokens. accept_lengths: tokens emitted by each step (row 0), bonus included.
         scores: what :meth:`process` returned last [B, T, V], for drafters that learn from it; None before the first.
         logits: what it was given, or the prefill's [B, V].
-        judged: a verdict and what :func:`specdecodes.core.host_path.numbers_of` makes of it, from a captured run.
+        judged: a verdict and what :func:`specdecodes.core.host_path.numbers_of` makes of it, from a captured run
+            (see :meth:`judged_as`).
         draws: how the tree builder must come by children in this generation (see ``Tree.draws``).
         extras: for components that hand each other something the contract has no field for.
     """
@@ -93,6 +94,11 @@ class DecodeState:
         self.scores = self.pipeline(logits.flatten(0, 1), prefixes).view(logits.shape)
         return self.scores
 
+    def judged_as(self, verdict: Verdict, logits: Tensor, scores: Tensor, numbers: Tensor) -> Verdict:
+        """Take in what a captured run gave: a verdict with its numbers, and what :meth:`process` would remember."""
+        self.logits, self.scores, self.judged = logits, scores, (verdict, numbers)
+        return verdict
+
     def clip(self, verdict: Verdict, tree: Tree) -> Verdict:
         """Cut the verdict at the first end-of-text token and at ``max_new_tokens``.
 
@@ -103,6 +109,11 @@ class DecodeState:
         numbers = self.judged[1] if self.judged is not None and self.judged[0] is verdict else None
         read, paths = host_path.read(verdict, tree, numbers), []
         for row, path in enumerate(read):
+            if path.bonus < 0:
+                raise RuntimeError(
+                    f"verify: expected a distribution over the next token in row {row}, got one in which no token has "
+                    "a probability above 0; the target's logits there are not finite"
+                )
             emitted = [*path.tokens[1:], path.bonus]  # the first is the root
             if self.done[row]:
                 emitted = emitted[:1]

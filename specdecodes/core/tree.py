@@ -205,35 +205,40 @@ class Topology:
         paths: Tensor | None = None,
         windows: Mapping[int, Tensor] | None = None,
         masks: Mapping[torch.dtype, Tensor] | None = None,
+        children: Tensor | None = None,
     ) -> Topology:
         """From what another one has worked out: see :meth:`parts`."""
         found = cls.__new__(cls)
         found.parents, found.ancestors, found.depths = parents, ancestors, depths
         found.__dict__.update(_windows=dict(windows or {}), _masks=dict(masks or {}))
-        if paths is not None:
-            found.__dict__["paths"] = paths
+        found.__dict__.update({} if paths is None else {"paths": paths})
+        found.__dict__.update({} if children is None else {"children": children})
         return found
 
     def parts(self) -> tuple[Any, ...]:
         """All that has been worked out so far, for :meth:`of`."""
-        paths = self.__dict__.get("paths")
-        return self.parents, self.ancestors, self.depths, paths, dict(self._windows), dict(self._masks)
+        paths, children = (self.__dict__.get(name) for name in ("paths", "children"))
+        return self.parents, self.ancestors, self.depths, paths, dict(self._windows), dict(self._masks), children
 
-    def view(self, widths: tuple[int, ...], dtype: torch.dtype | None, paths: bool) -> Topology:
+    def view(
+        self, widths: tuple[int, ...], dtype: torch.dtype | None, *, paths: bool = False, children: bool = False
+    ) -> Topology:
         """One of these parts alone, in few shapes for trees of one size: what a captured run reads.
 
         Args:
-            widths: of convs. dtype: of a mask (None: without one). paths: whether they are among it, with a number of
-                columns that is a power of two.
+            widths: of convs. dtype: of a mask (None: without one). paths, children: whether these are among it; paths
+                with a number of columns that is a power of two.
         """
-        found = self._views.get((widths, dtype, paths))
+        key = (widths, dtype, paths, children)
+        found = self._views.get(key)
         if found is None:
             missing = _roomy(self.paths.shape[-1]) - self.paths.shape[-1] if paths else 0
             wide = pad(self.paths, (0, missing), value=-1) if missing else self.paths if paths else None
             windows = {width: self.windows(width) for width in widths}
             masks = {} if dtype is None else {dtype: self.mask(dtype)}
-            found = Topology.of(self.parents, self.ancestors, self.depths, wide, windows, masks)
-            self._views[widths, dtype, paths] = found
+            below = self.children if children else None
+            found = Topology.of(self.parents, self.ancestors, self.depths, wide, windows, masks, below)
+            self._views[key] = found
         return found
 
     def to(self, device: torch.device) -> Topology:
@@ -258,6 +263,22 @@ class Topology:
         column = torch.where(self.ancestors, self.depths[:, None, :], count)
         paths.scatter_(2, column, nodes.expand(rows, count, count))
         return pad(paths[..., :width], (0, max(width - count - 1, 0)), value=-1)
+
+    @cached_property
+    def children(self) -> Tensor:
+        """int64 [B, T, K]: the children of each node in draw order, padded with -1; reads (and synchronises).
+
+        Padding nodes are the root's last children here.
+        """
+        if self._source is not None:
+            return self._source.children.to(self.parents.device)
+        rows, count = self.parents.shape
+        rank = (self.parents[:, :, None] == self.parents[:, None, :]).tril(-1).sum(-1)
+        most = int(rank.max()) + 1
+        place = torch.where(self.parents < 0, count * most, self.parents * most + rank)  # the root's is a spare one
+        table = torch.full((rows, count * most + 1), -1, dtype=torch.long, device=self.parents.device)
+        nodes = torch.arange(count, device=self.parents.device).expand(rows, count)
+        return table.scatter_(1, place, nodes)[:, :-1].view(rows, count, most)
 
     @cached_property
     def levels(self) -> list[tuple[Tensor, Tensor]]:

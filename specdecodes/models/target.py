@@ -189,7 +189,7 @@ class Target:
             ValueError: more rows than one, or a root beyond the table of a model that learns its positions.
             RuntimeError: no prompt has been prefilled; so after a score that was broken off while a path was pending.
         """
-        return self._score(tree, None)[0]
+        return self._score(tree, None, ())[0]
 
     @property
     def captures(self) -> bool:
@@ -197,18 +197,19 @@ class Target:
         return self._recorder is not None
 
     @torch.inference_mode()
-    def score_and_judge(self, tree: Tree, judge: Judge) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def score_and_judge(self, tree: Tree, judge: Judge, *given: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         """:meth:`score`, and what ``judge`` makes of the logits, captured with it as one run.
 
         Args:
-            judge: of the logits [B, T, V] and the tree, whose ``logq`` and ``draws`` it does not get; it draws nothing
-                and reads no value on the host.
+            judge: of the logits [B, T, V], the tree, whose ``logq`` and ``draws`` it does not get, and ``given``; it
+                draws nothing and reads no value on the host, and is the same function for the same kind of step.
+            given: tensors, which may differ from step to step, and values that tell kinds of steps apart.
         """
-        logits, found = self._score(tree, judge)
+        logits, found = self._score(tree, judge, given)
         assert found is not None
         return logits, found
 
-    def _score(self, tree: Tree, judge: Judge | None) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    def _score(self, tree: Tree, judge: Judge | None, given: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         rows, count = tree.shape
         if rows != 1:
             raise ValueError(f"score: expected one row (B = 1), got {rows}; batches are not supported yet")
@@ -220,7 +221,7 @@ class Target:
                 f"got one after {self.length} committed tokens"
             )
         if count == 1 and self.step_in_place:
-            return self._score_step(tree, judge)
+            return self._score_step(tree, judge, given)
         current = self._tree_pass(count)
         if current.keep != "inputs":  # another back-end than that of the commit before
             self.flush()
@@ -229,7 +230,8 @@ class Target:
         self.cache.serving = current
         try:
             with serving(current):
-                found = self._forward_tree(current, tree.tokens, nodes, behind, judge, parts_of(tree, judge))
+                parts = parts_of(tree, judge, given)
+                found = self._forward_tree(current, tree.tokens, nodes, behind, judge, parts)
         except BaseException:
             if self._behind:  # some layers have moved along the pending path and others have not
                 self.cache.length = 0
@@ -241,7 +243,7 @@ class Target:
 
     def prepare(self, topology: Topology) -> None:
         """Let ``topology`` work out what :meth:`score` will read of it: inside a run that is captured, for less."""
-        topology.view(self._conv_widths, self.placement.mask_dtype, paths=False)
+        topology.view(self._conv_widths, self.placement.mask_dtype)
 
     @torch.inference_mode()
     def commit(self, path: Tensor, nodes: Sequence[int] | None = None) -> None:
@@ -392,7 +394,7 @@ class Target:
         nodes: Topology,
         behind: Behind,
         judge: Judge | None,
-        parts: Sequence[Tensor | None],
+        parts: Sequence[Any],
     ) -> tuple[Any, ...]:
         """Logits of ``ids``, what was kept, and what the judge makes of it."""
         current.aim(nodes, self._conv_widths)
@@ -406,7 +408,7 @@ class Target:
         nodes: Topology,
         behind: Behind,
         judge: Judge | None,
-        parts: Sequence[Tensor | None],
+        parts: Sequence[Any],
     ) -> tuple[Any, ...]:
         logits = self._step_logits(current, ids, *self.placement.place(nodes, behind))
         return logits, judged(judge, logits, ids, nodes, parts)
@@ -415,7 +417,9 @@ class Target:
         """What a run reads of the topology of ``tree``."""
         if not self.captures:
             return tree.structure
-        return tree.structure.view(self._conv_widths, self.placement.mask_dtype, judge is not None)
+        judges, drawn = judge is not None, tree.logq is not None
+        dtype = self.placement.mask_dtype
+        return tree.structure.view(self._conv_widths, dtype, paths=judges, children=judges and drawn)
 
     def _forward_at(self, current: CachedPass, ids: Tensor, positions: Tensor, mask: Masks, slots: Tensor) -> Tensor:
         """Logits [B, n, V] of ``ids``, whose keys go to ``slots`` [n] of the caches."""
@@ -424,7 +428,9 @@ class Target:
         kwargs = {"input_ids": ids, "attention_mask": mask} if self.signature.attention else {"input_ids": ids}
         return self._call(kwargs, positions)
 
-    def _score_step(self, tree: Tree, judge: Judge | None) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    def _score_step(
+        self, tree: Tree, judge: Judge | None, given: Sequence[Any]
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         if self._in_flight is not None:
             raise RuntimeError("score: the last step was taken in place and must be committed before the next")
         self.flush()
@@ -433,7 +439,7 @@ class Target:
         nodes, behind = self._view(tree, judge), self.placement.behind(1)
         self.cache.serving = current
         with serving(current):
-            parts = parts_of(tree, judge)
+            parts = parts_of(tree, judge, given)
             logits, verdict = self._forward_step(current, tree.tokens, nodes, behind, judge, parts)
         self._in_flight, self._scored = current, tree
         return logits, verdict

@@ -15,6 +15,7 @@ from specdecodes.models.target import Target
 from specdecodes.plugin import Context, Hooks
 from specdecodes.testing.contract import check_draws, declares, during, expect, hooked, made
 from specdecodes.testing.enumeration import explore, sequence_law, total_variation
+from specdecodes.testing.judge import check_judge
 from specdecodes.testing.laws import CASES, Laws, draw_tree, laws_of, with_padding
 from specdecodes.testing.literal import LiteralTarget, real_path
 from specdecodes.testing.toys import numbers, toy_context
@@ -52,6 +53,8 @@ def check_verifier(verifier: Any, *, context: Context | None = None, **settings:
     ``state.rng`` the only randomness. With ``lossless = True``, greedy: the longest path that the target's best tokens
     take, on random trees; sampling: the law of the emitted tokens equals the target's (total variation below 1e-12),
     by enumeration of all trees that can be drawn and all outcomes of the rule, for every kind of ``draws`` declared.
+    With ``capturable = True``: ``judge`` has the law of ``accept`` (total variation below 0.06 over 5,000 draws of its
+    noise per tree) and reads no value.
 
     Args:
         verifier: a component, or a factory called with ``context`` and ``settings``.
@@ -77,6 +80,8 @@ def check_verifier(verifier: Any, *, context: Context | None = None, **settings:
             _check_structure(judge)
         if checked.lossless:
             _check_law(judge)
+        if getattr(checked, "capturable", False):
+            check_judge(checked, name)
 
 
 class _Judge:

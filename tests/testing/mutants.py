@@ -11,12 +11,12 @@ from specdecodes.plugins.states.copy import StateCopy
 from specdecodes.plugins.states.replay import Replay
 from specdecodes.plugins.trees.best_first_sampled import BestFirstSampled
 from specdecodes.plugins.trees.static import Static
-from specdecodes.plugins.verifiers.base import WalkingVerifier
+from specdecodes.plugins.verifiers.base import WalkingVerifier, chosen, followed
 from specdecodes.plugins.verifiers.block import Block
 from specdecodes.plugins.verifiers.commonsense import Commonsense
 from specdecodes.plugins.verifiers.entropy_gate import EntropyGate
 from specdecodes.plugins.verifiers.greedy import Greedy
-from specdecodes.plugins.verifiers.residual import Rejection, WithoutReplacement
+from specdecodes.plugins.verifiers.residual import MultiStep, Rejection, WithoutReplacement
 from specdecodes.plugins.verifiers.token_match import TokenMatch
 from specdecodes.plugins.verifiers.traversal import Traversal
 from specdecodes.plugins.verifiers.typical import Typical
@@ -517,7 +517,40 @@ class UndeclaredVerifier(Rejection):
     draws = ("sorted",)
 
 
+class EntersEverySibling(MultiStep):
+    """By noise, enters any sibling that would be accepted, and not the first one."""
+
+    capturable = True
+
+    def judge(self, logp, tree, *noise):
+        chances, rest = self.chances(logp, tree)
+        last = torch.arange(tree.shape[1]) * (noise[0] < chances)
+        same = tree.parents[:, :, None] == tree.parents[:, None, :]
+        enters = (noise[0] < chances) & (last == (same * last[:, None, :]).amax(-1))
+        return followed(tree, enters, chosen(rest, noise[1]))
+
+
+class OneNoiseForAll(TokenMatch):
+    """By noise, draws at every node with the same numbers."""
+
+    def noise(self, rng, shape, dtype):
+        return (rng.noise((shape[0], 1, shape[2]), dtype).expand(shape),)
+
+
+class JudgesOnHost(TokenMatch):
+    """By noise, but looks whether anything was accepted."""
+
+    capturable = True
+
+    def judge(self, logp, tree, *noise):
+        verdict = super().judge(logp, tree, *noise)
+        return verdict if int(verdict.num_accepted.max()) >= 0 else None
+
+
 VERIFIERS = {
+    EntersEverySibling: "away from accept",
+    OneNoiseForAll: "away from accept",
+    JudgesOnHost: "reads a value on the host",
     AcceptsPadding: "is padding",
     GreedyAcceptsPadding: "is padding",
     SortsSiblings: "declared lossless",

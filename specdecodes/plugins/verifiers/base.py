@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from specdecodes.core.host_path import numbers_of
 from specdecodes.core.parents import children_of
-from specdecodes.core.sampling import Best, Rng
+from specdecodes.core.sampling import Best, LogitsPipeline, Rng, first_arrivals
 from specdecodes.core.tree import Tree, Verdict
 from specdecodes.hookspecs import hookimpl
 
@@ -25,7 +26,7 @@ class Verifier:
     Attributes:
         lossless: the emitted tokens are distributed as the target's own.
         serves: ``greedy`` (temperature 0, scores come unnormalised) and/or ``sampling``.
-        capturable: ``accept`` draws nothing and reads no value on the host.
+        capturable: :meth:`judge` draws nothing beyond its noise and reads no value on the host.
         draws: the ways of coming by children that it can judge, best first (see ``Tree.draws``).
         chain_only: no node may have siblings. needs_draft_probs: the tree must carry ``logq``.
     """
@@ -37,6 +38,15 @@ class Verifier:
     needs_draft_probs = False
     capturable = False
 
+    _pipeline: LogitsPipeline
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        # A subclass with another rule inherits a ``judge`` that is not its own.
+        changes = {"verify", "accept", "walk", "otherwise"} & vars(cls).keys()
+        if changes and not {"judge", "capturable"} & vars(cls).keys():
+            cls.capturable = False
+
     def __init__(self, context: object = None) -> None:
         pass
 
@@ -44,20 +54,43 @@ class Verifier:
     def verify(self, state: DecodeState, tree: Tree) -> Verdict:
         """One forward of the target over the tree, its logits processed like the draft's, then the rule."""
         captures = getattr(state.target, "captures", False)  # what plays a target captures nothing
-        if self.capturable and captures and state.pipeline.passes:
-            logits, (*fields, numbers) = state.target.score_and_judge(tree, self._judge)
-            state.process(logits, tree)
-            verdict = Verdict(*fields)
-            state.judged = (verdict, numbers)
-            return verdict
+        if self.capturable and captures and state.pipeline.key is not None:
+            return self._in_run(state, tree)
         logp = state.process(state.target.score(tree), tree)
-        return self.accept(logp, tree, state.rng)
+        return self.accept(logp, tree, self.source(state))
 
-    def _judge(self, logits: Tensor, tree: Tree) -> tuple[Tensor, ...]:
-        """The rule inside a captured run, where scores need no processing: a verdict's fields, and its numbers."""
-        scores = logits if logits.dtype == torch.float64 else logits.float()
-        verdict = self.accept(scores, tree, Best())
-        return verdict.path, verdict.num_accepted, verdict.bonus, numbers_of(verdict, tree)
+    def source(self, state: DecodeState) -> Rng:
+        """The ``rng`` that ``accept`` gets."""
+        return state.rng
+
+    def _in_run(self, state: DecodeState, tree: Tree) -> Verdict:
+        target, self._pipeline = state.target, state.pipeline
+        dtype = torch.float64 if target.dtype == torch.float64 else torch.float32
+        noise = self.noise(state.rng, (*tree.shape, target.vocab_size), dtype)
+        logq = tree.logq if self.needs_draft_probs else None
+        logits, found = target.score_and_judge(tree, self._judge, state.pipeline.key, logq, *noise)
+        *fields, numbers, scores = found
+        return state.judged_as(Verdict(*fields), logits, scores, numbers)
+
+    def _judge(
+        self, logits: Tensor, tree: Tree, key: object, logq: Tensor | None, *noise: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The rule inside a captured run, for all pipelines of this ``key``: a verdict's fields and numbers, scores."""
+        scores = self._pipeline(logits.flatten(0, 1)).view(logits.shape)
+        tree = replace(tree, logq=logq)
+        verdict = self.judge(scores, tree, *noise)
+        return verdict.path, verdict.num_accepted, verdict.bonus, numbers_of(verdict, tree), scores
+
+    def noise(self, rng: Rng, shape: tuple[int, int, int], dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """What :meth:`judge` draws with; ``shape``: of the scores, [B, T, V]. Here: nothing."""
+        return ()
+
+    def judge(self, logp: Tensor, tree: Tree, *noise: Tensor) -> Verdict:
+        """:meth:`accept` from tensors alone; here for rules that draw nothing.
+
+        Other rules have the same law both ways, but do not draw the same tokens.
+        """
+        return self.accept(logp, tree, Best())
 
     def accept(self, logp: Tensor, tree: Tree, rng: Rng) -> Verdict:
         """Apply the rule.
@@ -96,11 +129,9 @@ class MatchingVerifier(WalkingVerifier):
     whoever asks. The choice that nothing was entered for is the bonus.
     """
 
-    @hookimpl
-    def verify(self, state: DecodeState, tree: Tree) -> Verdict:
-        """See the base; at temperature 0 ``accept`` gets an rng that chooses the best."""
-        logp = state.process(state.target.score(tree), tree)
-        return self.accept(logp, tree, Best() if state.pipeline.greedy else state.rng)
+    def source(self, state: DecodeState) -> Rng:
+        """At temperature 0 one that chooses the best."""
+        return Best() if state.pipeline.greedy else state.rng
 
     def walk(
         self, logp: Tensor, children: Sequence[Sequence[int]], tree: Tree, row: int, rng: Rng
@@ -153,6 +184,30 @@ def standing_depths(tree: Tree, accepted: Tensor) -> Tensor:
     accepted = accepted | (structure.depths == 0)
     stands = (structure.ancestors <= accepted[:, None, :]).all(-1)  # <= is "implies"
     return torch.where(stands, structure.depths, -1)
+
+
+def followed(tree: Tree, enters: Tensor, choices: Tensor) -> Verdict:
+    """From the root down as long as a child is entered, then the choice after the last node; reads nothing.
+
+    Args:
+        enters: bool [B, T], whether a node is entered from its parent: of siblings one at most, or equal ones.
+        choices: int64 [B, T], the bonus after each node.
+    """
+    num_accepted, last = standing_depths(tree, enters).max(dim=1)
+    rows = torch.arange(last.shape[0], device=last.device)
+    return Verdict(tree.structure.paths[rows, last], num_accepted, choices[rows, last])
+
+
+def first_of_siblings(tree: Tree, hits: Tensor) -> Tensor:
+    """Which ``hits`` (bool [B, T]) come before all others of the same parent."""
+    parents = tree.parents
+    earlier = (parents[:, :, None] == parents[:, None, :]).tril(-1)
+    return hits & ~(earlier & hits[:, None, :]).any(-1)
+
+
+def chosen(probs: Tensor, noise: Tensor) -> Tensor:
+    """A draw from each of ``probs`` [B, T, V] by exponential ``noise`` of that shape: int64 [B, T], -1 from nothing."""
+    return first_arrivals(probs.flatten(0, 1), noise.flatten(0, 1), 1).view(probs.shape[:2])
 
 
 def verdict_of(paths: Sequence[Sequence[int]], bonuses: Sequence[int], tree: Tree) -> Verdict:

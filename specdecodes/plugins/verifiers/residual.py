@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from specdecodes.core.sampling import Rng
-from specdecodes.core.tree import Tree
-from specdecodes.plugins.verifiers.base import WalkingVerifier
+from specdecodes.core.tree import Tree, Verdict
+from specdecodes.plugins.verifiers.base import WalkingVerifier, chosen, first_of_siblings, followed
 
 
 class Residual(WalkingVerifier):
@@ -22,6 +22,7 @@ class Residual(WalkingVerifier):
 
     lossless = True
     needs_draft_probs = True
+    capturable = True
     renormalise = False
 
     def walk(
@@ -48,6 +49,40 @@ class Residual(WalkingVerifier):
             if accepted is None:
                 return path, rng.categorical(p)
             path.append(accepted)
+
+    def noise(self, rng: Rng, shape: tuple[int, int, int], dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """For a decision about every node, and a draw after it."""
+        return rng.uniform(shape[:2]), rng.noise(shape, dtype)
+
+    def judge(self, logp: Tensor, tree: Tree, *noise: Tensor) -> Verdict:
+        """See the base; every node is decided about, whether it is reached or not."""
+        uniform, exponential = noise
+        chances, rest = self.chances(logp, tree)
+        return followed(tree, first_of_siblings(tree, uniform < chances), chosen(rest, exponential))
+
+    def chances(self, logp: Tensor, tree: Tree) -> tuple[Tensor, Tensor]:
+        """The rule at all nodes at once, from tensors alone.
+
+        Returns:
+            How probably each node is accepted once its parent is and its earlier siblings are not [B, T] (the root's
+            means nothing); what is left of p after all children of each node have been rejected [B, T, V].
+        """
+        assert tree.logq is not None
+        p = logp.exp()
+        q = tree.logq.to(p.dtype).exp()
+        chances = torch.zeros_like(p[..., 0])
+        for child in tree.structure.children.unbind(-1):
+            there = child >= 0 if tree.num_nodes is None else (child >= 0) & (child < tree.num_nodes[:, None])
+            node = torch.where(there, child, 0)  # no node has the root as its child
+            token = tree.tokens.gather(1, node)[..., None]
+            at_p, at_q = p.gather(-1, token), q.gather(-1, token)
+            chance = torch.where(at_q > 0, (at_p / at_q).clamp(max=1.0), (at_p > 0).to(p.dtype))
+            chances = chances.scatter(1, node, chance[..., 0])
+            p = torch.where(there[..., None], _normalised((p - q).clamp(min=0), p), p)
+            if self.renormalise:
+                left = q.scatter(-1, token, 0.0)
+                q = torch.where(there[..., None], _normalised(left, left), q)
+        return chances, p
 
 
 class Rejection(Residual):
@@ -89,6 +124,12 @@ def normalised(values: Tensor, fallback: Tensor) -> Tensor:
     total = values.sum()
     # An empty residual means p == q up to rounding, where a rejection has probability 0.
     return values / total if float(total) > 0 else fallback
+
+
+def _normalised(values: Tensor, fallback: Tensor) -> Tensor:
+    """:func:`normalised` of [B, T, V], which reads nothing."""
+    total = values.sum(-1, keepdim=True)
+    return torch.where(total > 0, values / total, fallback)
 
 
 def without(q: Tensor, token: int) -> Tensor:
