@@ -36,7 +36,7 @@ class Phases:
 
     @hookspec(firstresult=True)
     def propose(self, state: DecodeState) -> Proposal:  # type: ignore[empty-body]
-        """Run the drafter over what it has not run yet and return a proposal.
+        """Run the drafter over what it has not run yet and return a proposal, which may also do that when it is asked.
 
         Fires first in a step. ``state.root`` [B, 1] is decided but in no cache. Never decides the tree's shape.
         Exactly one implementation per decoder; None is not an answer (the facade raises).

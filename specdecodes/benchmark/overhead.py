@@ -174,21 +174,21 @@ def _stub(target: Target) -> None:
     """Forwards of ``target`` give prepared logits at once, commits move nothing."""
     prepared = torch.randn(1, 64, VOCAB, generator=torch.Generator().manual_seed(0))
     kept: dict[int, Any] = {}
-    forward = target._forward_tree
+    forward = target._tree_logits
 
-    def forward_tree(current: Any, ids: Tensor, *where: Any) -> tuple[Tensor, Any, None]:  # noqa: ANN401
+    def tree_logits(current: Any, ids: Tensor, *where: Any) -> tuple[Tensor, Any]:  # noqa: ANN401
         count = ids.shape[1]
         if count not in kept:
             kept[count] = forward(current, ids, *where)[1]
-        return prepared[:, :count], kept[count], None
+        return prepared[:, :count], kept[count]
 
     def commit(path: Tensor, nodes: Sequence[int]) -> None:
         target._scored = target._in_flight = None
 
-    target._forward_tree = cast("Any", forward_tree)
+    target._tree_logits = cast("Any", tree_logits)
     target.commit = cast("Any", commit)  # type: ignore[method-assign]
     if isinstance(target, SlotRunner):
-        target._forward_expand = lambda ids, *where: prepared[:, : ids.shape[1]]
+        target._slot_logits = lambda current, ids, *where: prepared[:, : ids.shape[1]]
         target.move = lambda slots: None  # type: ignore[method-assign]
 
 

@@ -84,9 +84,7 @@ class Leaves:
                 self._take(each)
         elif isinstance(value, Topology):
             first = len(self.tensors)
-            known = _of_views.get(value)
-            if known is None:
-                known = _of_views[value] = Leaves(value.parts())
+            _, known = _seen(value)
             self.tensors += known.tensors
             self._form.append(known.form)
             self.constants += range(first, len(self.tensors))
@@ -94,8 +92,16 @@ class Leaves:
             self._form.append(value)
 
 
-_of_views: WeakKeyDictionary[Topology, Leaves] = WeakKeyDictionary()
-"""Of topologies that a run has read: views, in which everything is worked out (:meth:`Topology.view`)."""
+_of_topologies: WeakKeyDictionary[Topology, tuple[tuple[Any, ...], Leaves]] = WeakKeyDictionary()
+
+
+def _seen(topology: Topology) -> tuple[tuple[Any, ...], Leaves]:
+    """Its parts as they were when it first went into a run, and their leaves; see :meth:`Topology.view`."""
+    found = _of_topologies.get(topology)
+    if found is None:
+        parts = topology.parts()
+        found = _of_topologies[topology] = parts, Leaves(parts)
+    return found
 
 
 def rebuilt(nest: Any, tensors: Iterator[Tensor]) -> Any:  # noqa: ANN401
@@ -107,7 +113,7 @@ def rebuilt(nest: Any, tensors: Iterator[Tensor]) -> Any:  # noqa: ANN401
         return type(nest)(*parts) if hasattr(nest, "_fields") else type(nest)(parts)
     if isinstance(nest, dict):
         return {name: rebuilt(each, tensors) for name, each in nest.items()}
-    return Topology.of(*rebuilt(nest.parts(), tensors)) if isinstance(nest, Topology) else nest
+    return Topology.of(*rebuilt(_seen(nest)[0], tensors)) if isinstance(nest, Topology) else nest
 
 
 class _Graph:

@@ -70,27 +70,31 @@ class Placement:
             split: whether they attend to prefix and tree apart, where the model does.
         """
         length = self.cache.length
-        limit = min((turn for turn in self.signature.turns if length < turn), default=None)
         where = torch.full((), length, dtype=torch.long, device=self.device) if self.captured else length
         asked = self.signature.attention and not (split and self.splits)
-        return Behind(where, self._visible(length + count) if asked else 0, limit)
+        return Behind(where, self._visible(length + count) if asked else 0, self.limit(length))
 
-    @property
-    def mask_dtype(self) -> torch.dtype | None:
-        """Of the mask among nodes, where anything attends."""
-        return self.dtype if self.signature.attention else None
+    def limit(self, length: int) -> int | None:
+        """See :class:`Behind`."""
+        return min((turn for turn in self.signature.turns if length < turn), default=None)
+
+    def mask_dtype(self, split: bool) -> torch.dtype | None:
+        """Of the mask among nodes, where anybody reads one; ``split``: see :meth:`behind`."""
+        return self.dtype if self.signature.attention and not (split and self.splits) else None
 
     def place(self, nodes: Topology, behind: Behind) -> tuple[Tensor, Masks, Tensor]:
         """Positions [B, T] of nodes by their depths, the additive mask [B, 1, T, S], where their keys go [T].
 
-        Where nodes attend to prefix and tree apart, nobody reads the mask, and it is that among them alone.
+        Where nodes attend to prefix and tree apart, nobody reads the mask, and it is empty.
         """
         positions = nodes.depths + behind.length
         rows = torch.arange(nodes.depths.shape[1], device=positions.device) + behind.length
         if not self.signature.attention:
             return positions, positions[:, None, None, :], rows
-        among = nodes.mask(self.dtype)
-        mask = self.mask(among, positions, positions, behind) if behind.visible else among
+        if behind.visible:
+            mask = self.mask(nodes.mask(self.dtype), positions, positions, behind)
+        else:  # in the shape of one, which stock models look at
+            mask = torch.zeros(nodes.ancestors.shape, dtype=self.dtype, device=positions.device)[:, None]
         return self.within(positions, behind), mask, rows
 
     def within(self, positions: Tensor, behind: Behind) -> Tensor:

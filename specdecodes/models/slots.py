@@ -51,7 +51,8 @@ class SlotRunner(Target):
         self.tokens_run = 0
         self.num_slots = 0
         self._buffers: list[Tensor] = []
-        self._behind_root = Behind(0, 0, None)  # what the slots stand behind
+        # What the slots stand behind: what has been committed before the step, and so many tokens that were waiting.
+        self._before, self._waited = Behind(0, 0, None), 0
         self._expand_pass = ExpandPass(self.cache)
         self._slot_logits = self._compiled(self._forward_at)
         self._forward_expand = self._captured(self._forward_slots, self._moved)
@@ -76,8 +77,8 @@ class SlotRunner(Target):
         Returns:
             The root's logits [1, V].
         """
-        waiting, behind = self._begin(tokens)
-        logits = self._caught_up(waiting, behind)
+        waiting, behind, limits = self._begin(tokens)
+        logits = self._caught_up(waiting, behind, limits)
         self.cache.length += waiting.shape[1] - 1
         return logits
 
@@ -89,9 +90,10 @@ class SlotRunner(Target):
             build: a function that stays the same from step to step. It may :meth:`expand`, draws nothing, reads no
                 value on the host and returns tensors in any nest of tuples; what it does otherwise is not repeated.
         """
-        waiting, behind = self._begin(tokens)
+        waiting, behind, limits = self._begin(tokens)
         before = self.tokens_run
-        found, self.num_slots, ran = self._draft(build, waiting, behind, *inputs)
+        found, self.num_slots, ran = self._draft(build, waiting, behind, limits, *inputs)
+        self._stand(behind, limits)
         self.tokens_run = before + ran
         self.cache.length += waiting.shape[1] - 1
         return found
@@ -134,8 +136,8 @@ class SlotRunner(Target):
         """See the base."""
         return self.max_slots
 
-    def _begin(self, tokens: Sequence[int]) -> tuple[Tensor, Behind]:
-        """Make room for a step; what of ``tokens`` is left to be run one by one [1, w], and behind what."""
+    def _begin(self, tokens: Sequence[int]) -> tuple[Tensor, Behind, tuple[int | None, ...]]:
+        """Make room for a step; what of ``tokens`` is left to run one by one [1, w], behind what, and their limits."""
         if not self._buffers:
             self._make_slots()
         if len(tokens) - 1 > MAX_SINGLE:
@@ -145,20 +147,32 @@ class SlotRunner(Target):
             tokens = [root]
         rows = len(tokens) - 1 + self.max_slots
         self._reserve(self.length + rows)
-        return torch.tensor([list(tokens)], device=self.device), self.placement.behind(rows)
+        limits = tuple(self.placement.limit(self.length + i) for i in range(len(tokens)))
+        return torch.tensor([list(tokens)], device=self.device), self.placement.behind(rows), limits
 
-    def _drafted(self, build: Build, tokens: Tensor, behind: Behind, *inputs: Any) -> Any:  # noqa: ANN401
+    def _drafted(
+        self,
+        build: Build,
+        tokens: Tensor,
+        behind: Behind,
+        limits: Sequence[int | None],
+        *inputs: Any,
+    ) -> Any:  # noqa: ANN401
         """What ``build`` gives, the slots that are used then, and the tokens that were run."""
         before = self.tokens_run
-        found = build(self._caught_up(tokens, behind), *inputs)
+        found = build(self._caught_up(tokens, behind, limits), *inputs)
         return found, self.num_slots, self.tokens_run - before
 
-    def _caught_up(self, tokens: Tensor, behind: Behind) -> Tensor:
+    def _stand(self, behind: Behind, limits: Sequence[int | None]) -> None:
+        """What is run now stands behind ``behind`` and one token less than ``limits``, of which the last one counts."""
+        self._before, self._waited = behind._replace(limit=limits[-1]), len(limits) - 1
+
+    def _caught_up(self, tokens: Tensor, behind: Behind, limits: Sequence[int | None]) -> Tensor:
         """Run what is waiting [1, w] one by one, the root last; its logits [1, V]."""
         self.num_slots = 1
         logits, count = torch.empty(0), tokens.shape[1]
         for i in range(count):
-            self._behind_root = behind._replace(length=behind.length + i) if i else behind
+            self._stand(behind, limits[: i + 1])
             place = self._committed if i + 1 < count else self._root
             logits = self._run(tokens[:, i : i + 1], self._committed, place, self._root, self._masks[:1])
         return logits[:, 0]
@@ -189,7 +203,9 @@ class SlotRunner(Target):
         Args:
             slots: whose attention rows and depths they have [n]. masks: among the slots, additive [n, S].
         """
-        behind = self._behind_root
+        behind = self._before
+        if self._waited:
+            behind = behind._replace(length=behind.length + self._waited)
         self.cache.serving = self._expand_pass
         self.tokens_run += tokens.shape[1]
         rows = slots + behind.length

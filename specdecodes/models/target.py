@@ -243,7 +243,7 @@ class Target:
 
     def prepare(self, topology: Topology) -> None:
         """Let ``topology`` work out what :meth:`score` will read of it: inside a run that is captured, for less."""
-        topology.view(self._conv_widths, self.placement.mask_dtype)
+        topology.view(self._conv_widths, self.placement.mask_dtype(split=True))
 
     @torch.inference_mode()
     def commit(self, path: Tensor, nodes: Sequence[int] | None = None) -> None:
@@ -418,7 +418,7 @@ class Target:
         if not self.captures:
             return tree.structure
         judges, drawn = judge is not None, tree.logq is not None
-        dtype = self.placement.mask_dtype
+        dtype = self.placement.mask_dtype(split=tree.shape[1] > 1 or not self.step_in_place)
         return tree.structure.view(self._conv_widths, dtype, paths=judges, children=judges and drawn)
 
     def _forward_at(self, current: CachedPass, ids: Tensor, positions: Tensor, mask: Masks, slots: Tensor) -> Tensor:

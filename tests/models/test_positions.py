@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, OPTConfi
 
 from specdecodes import load
 from specdecodes.models import target as target_module
+from specdecodes.models.slots import SlotRunner
 from specdecodes.models.target import Target
 from specdecodes.testing.toys import toy_model
 
@@ -109,3 +110,21 @@ def test_an_answer_across_the_turn_is_refused() -> None:
     ):
         answer(20)
     assert len(answer(TURN - 9)) == TURN - 9
+
+
+def test_what_waits_for_a_draft_has_its_own_positions_beyond_a_turn() -> None:
+    """Nobody checks an answer against the turns of the draft; what it catches up with may lie on both sides of one."""
+    together, apart = (SlotRunner(turning(), max_slots=3) for _ in range(2))
+    prompt = prompt_of(TURN - 2)
+    for each in (together, apart):
+        each.prefill(prompt)
+    waiting = [5, 6, 7, 8]
+    found = together.catch_up(waiting)
+    for token in waiting:
+        expected = apart.catch_up([token])
+        if token != waiting[-1]:
+            apart.move([0])
+    assert together.length == apart.length == TURN + 1
+    assert gap(found[0], expected[0]) < 1e-4
+    below = torch.zeros(1, 1, dtype=torch.long), torch.tensor([[9]])
+    assert gap(together.expand(*below)[1][0], apart.expand(*below)[1][0]) < 1e-4

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from specdecodes.core.sampling import best_tokens
+from specdecodes.core.sampling import LogitsPipeline, best_tokens
 from specdecodes.core.tree import MAX_NODES, Tree, Verdict
 from specdecodes.hookspecs import hookimpl
 from specdecodes.models.slots import Build, SlotRunner
@@ -45,6 +45,7 @@ class ModelDrafter:
         self.vocab_size = context.target.vocab_size
         self._pending: list[int] = []
         self._proposal: ModelProposal | None = None
+        self._pipeline: LogitsPipeline | None = None
 
     @property
     def max_slots(self) -> int:
@@ -66,7 +67,7 @@ class ModelDrafter:
     @hookimpl
     def propose(self, state: DecodeState) -> ModelProposal:
         """Catch up with what was accepted (in a captured run: once something is asked); the root is slot 0."""
-        self._proposal = ModelProposal(self, state)
+        self._proposal = ModelProposal(self, state.pipeline, state.history[0])
         if not self.runner.captures or state.pipeline.key is None:
             self._proposal.start()
         return self._proposal
@@ -75,16 +76,17 @@ class ModelDrafter:
         """Run what was accepted and has not been run; the root's logits [1, V]."""
         return self.runner.catch_up(self._waiting())
 
-    def draft(self, state: DecodeState, build: Build, inputs: Sequence[Tensor]) -> Any:  # noqa: ANN401
-        """Catch up and ``build`` on that, in one captured run."""
-        self._state = state
-        return self.runner.draft(self._drafted, self._waiting(), state.pipeline.key, build, *inputs)
+    def draft(self, pipeline: LogitsPipeline, build: Build, inputs: Sequence[Tensor]) -> tuple[Any, Tensor]:
+        """Catch up and ``build`` on that, in one captured run; with the log-probabilities of all slots then [n, V]."""
+        self._pipeline = pipeline
+        return self.runner.draft(self._drafted, self._waiting(), pipeline.key, build, *inputs)
 
-    def _drafted(self, root_logits: Tensor, key: Any, build: Build, *inputs: Tensor) -> Any:  # noqa: ANN401
-        """Of any generation whose pipeline has this ``key``."""
-        proposal = ModelProposal(self, self._state)
+    def _drafted(self, root_logits: Tensor, key: object, build: Build, *inputs: Tensor) -> tuple[Any, Tensor]:
+        """What ``build`` gives, and what is known then, for all pipelines of this ``key``."""
+        assert self._pipeline is not None
+        proposal = ModelProposal(self, self._pipeline)
         proposal.start(root_logits)
-        return build(proposal, *inputs)
+        return build(proposal, *inputs), proposal.known
 
     def _waiting(self) -> list[int]:
         size = self.runner.vocab_size
@@ -107,6 +109,7 @@ class ModelDrafter:
         else:  # not asked in this step: the root is waiting already
             self._pending += path.tokens[1:]
         self._pending.append(path.bonus)
+        self._proposal = None
 
 
 def room_for(needed: int | None, given: int) -> int:
@@ -130,10 +133,10 @@ class ModelProposal:
 
     marginals: Tensor | None = None
 
-    def __init__(self, drafter: ModelDrafter, state: DecodeState) -> None:
+    def __init__(self, drafter: ModelDrafter, pipeline: LogitsPipeline, history: Sequence[int] = ()) -> None:
         self._drafter = drafter
-        self._state = state
-        self._prefixes: list[list[int]] = [state.history[0]]
+        self._pipeline = pipeline
+        self._prefixes: list[list[int]] = [[*history]] if pipeline.needs_prefix else []
         self._known: Tensor | None = None
         self.at_least = drafter.vocab_size
         self.dtype = torch.float64 if drafter.runner.dtype == torch.float64 else torch.float32
@@ -141,21 +144,21 @@ class ModelProposal:
 
     def start(self, root_logits: Tensor | None = None) -> None:
         """Run the root, unless it has been; from now on every slot is run when it is asked for."""
-        if self._known is None and self.in_one is not None:
+        if self._known is None:
             self._known = self._process(self._drafter.catch_up() if root_logits is None else root_logits, [0])
         self.in_one = None
 
     def _in_one(self, build: Build, *inputs: Tensor) -> Any:  # noqa: ANN401 - what ``build`` gives
-        """See :meth:`Proposal.in_one`."""
+        """See ``in_one`` of :class:`Proposal`."""
         self.in_one = None
-        return self._drafter.draft(self._state, build, inputs)
+        found, self._known = self._drafter.draft(self._pipeline, build, inputs)
+        return found
 
     @property
-    def _rows(self) -> Tensor:
+    def known(self) -> Tensor:
         """Log-probabilities by slot [n, V]."""
         self.start()
-        if self._known is None:
-            raise RuntimeError("propose: this step was drafted in one run (in_one), which left nothing to be asked")
+        assert self._known is not None
         return self._known
 
     def topk(self, slots: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -172,14 +175,14 @@ class ModelProposal:
 
     def logq(self, slots: Tensor) -> Tensor:
         """See :meth:`Proposal.logq`."""
-        return self._rows.index_select(0, slots[0])[None]
+        return self.known.index_select(0, slots[0])[None]
 
     def expand(self, slots: Tensor, tokens: Tensor) -> Tensor:
         """See :meth:`Proposal.expand`."""
-        known = self._rows
+        known = self.known
         start = self._drafter.runner.num_slots
         new, logits = self._drafter.runner.expand(slots, self._drafter.known(tokens))
-        if self._state.pipeline.needs_prefix:
+        if self._pipeline.needs_prefix:
             for slot, token in zip(slots[0].tolist(), tokens[0].tolist(), strict=True):
                 self._prefixes.append([*self._prefixes[slot], token])
         rows = self._process(logits[0], range(start, start + new.shape[1]))
@@ -188,7 +191,7 @@ class ModelProposal:
 
     def _process(self, logits: Tensor, slots: Any) -> Tensor:  # noqa: ANN401 - ints
         """Log-probabilities over the target's vocabulary, processed as the target's are: [n, V]."""
-        pipeline = self._state.pipeline
+        pipeline = self._pipeline
         size = self._drafter.vocab_size
         if logits.shape[-1] != size:  # padded vocabularies of different width
             extra = size - logits.shape[-1]

@@ -98,11 +98,12 @@ def _count(counts: list[int], index: int, by: int = 1) -> None:
 
 
 def _on_host(steps: Sequence[Shape]) -> tuple[list[list[int]], list[list[int]]]:
-    """Every step's parents and path: one copy for all counts and paths, one for each distinct shape."""
+    """Every step's parents and path: one copy each for all shapes, counts and paths."""
     if not steps:
         return [], []
     shapes = {id(parents): parents for parents, _, _ in steps}
-    known = {key: parents[0].tolist() for key, parents in shapes.items()}
+    above: Iterator[int] = iter(torch.cat([parents[0] for parents in shapes.values()]).tolist())
+    known = {key: [next(above) for _ in range(parents.shape[1])] for key, parents in shapes.items()}
     whole = {key: parents.new_tensor([parents.shape[1]]) for key, parents in shapes.items()}
     counts = torch.cat([whole[id(parents)] if count is None else count[:1] for parents, count, _ in steps]).tolist()
     nodes: Iterator[int] = iter(torch.cat([path for _, _, path in steps]).tolist())

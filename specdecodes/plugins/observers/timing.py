@@ -25,7 +25,8 @@ PHASES = ("propose", "build", "verify", "commit")
 class Timing:
     """Adds seconds per phase to ``Generation.timings``: propose, build, verify, commit, and host (the rest of decode).
 
-    What components do before the first step (a draft model's prefill) counts as propose.
+    What components do before the first step (a draft model's prefill) counts as propose; where a draft is captured with
+    the tree builder, all of a step's drafting counts as build.
     On CUDA a phase lasts from the moment when the stream reaches it to the moment when the stream has done it (events
     on the current stream, read when the generation is finished), so that measuring synchronises nothing. Elsewhere
     it is the wall time of the hook. Costs two clock readings and one wrapper per phase and step (about 2 us each).

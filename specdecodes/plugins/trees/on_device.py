@@ -69,8 +69,9 @@ def grow(proposal: Proposal, root: Tensor, *, depth: int, topk: int, width: int)
     above = levels[0]  # what the level is asked at, [B, n] each; ``places``: where it stands among the candidates
     for level in range(depth):
         tokens, logq = proposal.topk(above.slots, topk)
-        # Rounding may put a certain token above 0.
+        # Rounding may put a certain token above 0. What is not a number would be sorted before its parents.
         scores = (above.scores[..., None] + logq.double().clamp(max=0.0)).flatten(1)
+        scores = scores.masked_fill(scores.isnan(), float("-inf"))
         tokens, parents = tokens.flatten(1), places.repeat_interleave(topk, dim=1)
         slots = torch.full_like(tokens, -1)
         chosen = _best(scores, min(width, scores.shape[1]))

@@ -209,4 +209,4 @@ def test_of_equal_candidates_the_first_is_drafted():
     proposal._known = rows.log_softmax(-1)
     tokens, logq = proposal.topk(torch.tensor([[0]]), 1)
     assert tokens.tolist() == [[[7]]]
-    assert torch.equal(logq[0, 0], proposal._rows[0, [7]])
+    assert torch.equal(logq[0, 0], proposal.known[0, [7]])

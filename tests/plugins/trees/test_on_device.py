@@ -93,3 +93,15 @@ def test_a_drafter_with_too_few_candidates_is_asked_on_the_host(ask):
 
     tree, proposal = ask(BestFirst(max_nodes=6, topk=4), random_rule(1.0), kind=Few)
     assert not hasattr(proposal, "built") and tree.count() == 6
+
+
+def test_a_draft_that_is_not_finite_gives_a_tree_all_the_same(ask):
+    def rule(prefix):
+        logits = random_rule(1.0)(prefix)
+        return logits if len(prefix) < 4 else torch.full_like(logits, float("nan"))
+
+    for builder in (BestFirst(max_nodes=9, depth=4, topk=3, width=3), Beam(width=2, depth=4)):
+        tree, proposal = ask(builder, rule, kind=InOne)
+        for node, (slot, parent) in enumerate(zip(tree.slots[0].tolist(), tree.parents[0].tolist(), strict=True)):
+            if node and slot >= 0:  # below the slot of its parent, or else another state would be committed
+                assert proposal.slots[0][slot][:-1] == proposal.slots[0][tree.slots[0, parent]]
