@@ -12,6 +12,7 @@ from specdecodes.core import host_path
 from specdecodes.core.host_path import HostPath
 from specdecodes.core.sampling import LogitsPipeline, Rng, SamplingParams, best_tokens, node_prefixes
 from specdecodes.core.text import StopRule
+from specdecodes.core.transfer import sent
 from specdecodes.core.tree import Tree, Verdict
 
 if TYPE_CHECKING:
@@ -130,10 +131,10 @@ class DecodeState:
     @staticmethod
     def _cut(verdict: Verdict, keep: Sequence[int], last: Sequence[int]) -> Verdict:
         """The first ``keep`` accepted nodes of every row; ``last``: the drafted tokens that end the rows."""
-        num_accepted = torch.tensor(keep, device=verdict.path.device)
+        num_accepted = sent(list(keep), verdict.path.device)
         column = torch.arange(verdict.path.shape[1], device=verdict.path.device)
         path = verdict.path.masked_fill(column > num_accepted[:, None], -1)
-        return Verdict(path, num_accepted, torch.tensor(last, device=verdict.path.device))
+        return Verdict(path, num_accepted, sent(list(last), verdict.path.device))
 
     def path_of(self, verdict: Verdict, tree: Tree) -> list[HostPath]:
         """Per row what ``verdict`` accepted of ``tree``, on the host; read only if :meth:`clip` has not read it."""

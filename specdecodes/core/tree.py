@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from specdecodes.core.transfer import sent
+
 
 @runtime_checkable
 class Proposal(Protocol):
@@ -244,7 +246,7 @@ class Topology:
     def to(self, device: torch.device) -> Topology:
         """The same on another device, to which finished tensors are copied: nothing is computed or read there."""
         parents, ancestors, depths, paths = (
-            each.to(device) for each in (self.parents, self.ancestors, self.depths, self.paths)
+            sent(each, device) for each in (self.parents, self.ancestors, self.depths, self.paths)
         )
         found = Topology.of(parents, ancestors, depths, paths)
         found._source = self
@@ -271,7 +273,7 @@ class Topology:
         Padding nodes are the root's last children here.
         """
         if self._source is not None:
-            return self._source.children.to(self.parents.device)
+            return sent(self._source.children, self.parents.device)
         rows, count = self.parents.shape
         rank = (self.parents[:, :, None] == self.parents[:, None, :]).tril(-1).sum(-1)
         most = int(rank.max()) + 1
@@ -300,7 +302,7 @@ class Topology:
         """
         cached = self._windows.get(width)
         if cached is None and self._source is not None:
-            cached = self._windows[width] = self._source.windows(width).to(self.parents.device)
+            cached = self._windows[width] = sent(self._source.windows(width), self.parents.device)
         if cached is None:
             node = torch.arange(self.parents.shape[1], device=self.parents.device).expand_as(self.parents)
             columns = []

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from specdecodes.core.transfer import sent
 from specdecodes.models.interpose import serving
 from specdecodes.models.masks import Masks
 from specdecodes.models.passes import ExpandPass
@@ -122,7 +123,7 @@ class SlotRunner(Target):
     @torch.inference_mode()
     def move(self, slots: Sequence[int]) -> None:
         """Commit the path of ``slots``, from slot 0 downwards."""
-        source = torch.tensor(list(slots), device=self.device)
+        source = sent(list(slots), self.device)
         moves = self.cache.attention and slots[-1] != len(slots) - 1  # otherwise the rows lie where they belong
         length = self.placement.behind(len(slots)).length
         self._move_slots(source if moves else source[:0], source[-1:], length)
@@ -142,13 +143,13 @@ class SlotRunner(Target):
             self._make_slots()
         if len(tokens) - 1 > MAX_SINGLE:
             *waiting, root = tokens
-            self._run_sequence(torch.tensor([waiting], device=self.device), clamps=False)
+            self._run_sequence(sent([waiting], self.device), clamps=False)
             self.tokens_run += len(waiting)
             tokens = [root]
         rows = len(tokens) - 1 + self.max_slots
         self._reserve(self.length + rows)
         limits = tuple(self.placement.limit(self.length + i) for i in range(len(tokens)))
-        return torch.tensor([list(tokens)], device=self.device), self.placement.behind(rows), limits
+        return sent([list(tokens)], self.device), self.placement.behind(rows), limits
 
     def _drafted(
         self,

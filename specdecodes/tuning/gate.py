@@ -121,7 +121,7 @@ class GatedDrafter:
         if estimate.left:
             estimate.went_on_plainly()
         else:
-            estimate.drafted(int(verdict.num_accepted[0]) + 1)
+            estimate.drafted(len(state.path_of(verdict, tree)[0].nodes))
 
     @hookimpl
     def step_finished(self, state: DecodeState, tree: Tree, verdict: Verdict) -> None:

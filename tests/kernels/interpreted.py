@@ -4,6 +4,8 @@ Not collected by name: ``test_triton.py`` runs this file in a process of its own
 set before triton is imported. By hand:
 
     TRITON_INTERPRET=1 SPECDECODES_KERNELS=triton pytest tests/kernels/interpreted.py
+
+``tests/cuda`` runs the same files where the kernels are compiled.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from specdecodes.core.tree import Topology
 from specdecodes.kernels import causal_conv, choice, mamba2_scan
 from specdecodes.testing import toy_model
 
+from .on_device import DEVICE
 from .paths import error
 from .test_mamba2_scan import SHAPES, Inputs
 from .test_native import _poisoned, normal, problem  # noqa: F401 - an autouse fixture: what is not written is nan
@@ -68,8 +71,8 @@ def exact(values: Inputs, ancestors: Tensor, skip: bool = True) -> Tensor:
 
 def test_triton_serves() -> None:
     for dtype in (F32, BF16):
-        assert choice.decide("cpu", dtype).form == "triton"
-    assert choice.decide("cpu", F64).form == "naive"
+        assert choice.decide(DEVICE.type, dtype).form == "triton"
+    assert choice.decide(DEVICE.type, F64).form == "naive"
 
 
 @pytest.mark.parametrize("count", COUNTS)

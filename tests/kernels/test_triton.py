@@ -10,10 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("triton")  # on Linux and x86-64 it is a dependency
 
 from specdecodes.benchmark import compile_kernels as aot
+
+from .on_device import OnDevice
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -92,3 +95,16 @@ def test_the_command_refuses_the_interpreter(
     monkeypatch.setattr(aot.triton.knobs.runtime, "interpret", True)
     assert aot.main([]) == 2
     assert "TRITON_INTERPRET: expected 0" in capsys.readouterr().err
+
+
+def test_tests_can_make_their_tensors_elsewhere() -> None:
+    """As ``tests/cuda`` has the interpreted files do it, with the numbers that they have here."""
+    elsewhere = torch.device("meta")
+    generator = torch.Generator().manual_seed(3)
+    with OnDevice(elsewhere):
+        made = [torch.zeros(2), torch.tensor([1]), torch.arange(3), torch.randn(4, generator=generator)]
+        stays = torch.tensor([1], device="cpu")
+    assert [each.device for each in made] == [elsewhere] * 4 and stays.device.type == "cpu"
+    here = torch.Generator().manual_seed(3)
+    torch.randn(4, generator=here)
+    assert torch.equal(torch.randn(2, generator=generator), torch.randn(2, generator=here))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch.nn.functional import pad
 
 from specdecodes.core.parents import children_of, depths_of
+from specdecodes.core.transfer import sent
 from specdecodes.core.tree import Proposal, Tree, topology_of
 from specdecodes.hookspecs import hookimpl
 from specdecodes.plugins.bigrams import BigramTable, bigrams_of
@@ -66,10 +66,10 @@ class BigramWiden:
         widened = [self._widen(tokens[:count], parents[:count]) for tokens, parents, count in given]
         counts = [len(tokens) for tokens, _ in widened]
         device = base.tokens.device
-        tokens = torch.tensor([self._padded(tokens) for tokens, _ in widened], device=device)
+        tokens = sent([self._padded(tokens) for tokens, _ in widened], device)
         topology = topology_of(tuple(tuple(self._padded(parents)) for _, parents in widened), device)
         full = min(counts) == self.max_nodes
-        num_nodes = None if full else torch.tensor(counts, device=device)
+        num_nodes = None if full else sent(counts, device)
         assert base.slots is not None  # a static tree has them
         slots = pad(base.slots, (0, self.max_nodes - size), value=-1)
         return Tree(tokens, topology.parents, num_nodes, slots, None, "none", topology)

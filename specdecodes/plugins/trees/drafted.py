@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from specdecodes.core.transfer import sent
 from specdecodes.core.tree import MAX_NODES, Proposal, Tree, topology_of
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def expand(
         filled = [*nodes, *[again] * (count - len(nodes))]
         above.append([row.slots[max(row.parents[node], 0)] for node in filled])
         tokens.append([row.tokens[node] for node in filled])
-    places = torch.tensor([above, tokens], device=state.root.device)
+    places = sent([above, tokens], state.root.device)
     slots = proposal.expand(places[0], places[1])
     for row, nodes, new in zip(rows, chosen, slots.tolist(), strict=True):
         for node, slot in zip(nodes, new, strict=False):
@@ -131,9 +132,9 @@ def assemble(
         parents.append((-1, *(place[row.parents[node]] for node in nodes[1:]), *[0] * extra))
     device = state.root.device
     topology = topology_of(tuple(parents), device)
-    both = torch.tensor([tokens, slots], device=device)
+    both = sent([tokens, slots], device)
     counts = [len(nodes) for nodes in kept]
-    num_nodes = None if min(counts) == max_nodes else torch.tensor(counts, device=device)
+    num_nodes = None if min(counts) == max_nodes else sent(counts, device)
     return Tree(both[0], topology.parents, num_nodes, both[1], logq, state.draws, topology)
 
 

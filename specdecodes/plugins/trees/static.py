@@ -12,6 +12,7 @@ from torch import Tensor
 
 from specdecodes.core.parents import children_of
 from specdecodes.core.sampling import first_arrivals
+from specdecodes.core.transfer import sent
 from specdecodes.core.tree import HostProposal, Proposal, Tree, topology_of
 from specdecodes.hookspecs import hookimpl
 from specdecodes.plugins.trees.drafted import Drafted, assemble
@@ -145,10 +146,10 @@ class Static:
             return Tree(tokens, topology.parents, None, slots, logq, draws, topology)
         order, parents, counts = zip(*(drop(self.shape.parents, row) for row in missing.tolist()), strict=True)
         topology = topology_of(parents, tokens.device)
-        index = torch.tensor(order, device=tokens.device)
+        index = sent(order, tokens.device)
         if logq is not None:
             logq = logq.gather(1, index[..., None].expand_as(logq))
-        num_nodes = torch.tensor(counts, device=tokens.device)
+        num_nodes = sent(counts, tokens.device)
         real = torch.arange(self.max_nodes, device=tokens.device) < num_nodes[:, None]
         tokens = tokens.gather(1, index).masked_fill(~real, 0)
         slots = slots.gather(1, index).masked_fill(~real, -1)

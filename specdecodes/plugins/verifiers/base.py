@@ -13,6 +13,7 @@ from torch import Tensor
 from specdecodes.core.host_path import numbers_of
 from specdecodes.core.parents import children_of
 from specdecodes.core.sampling import Best, LogitsPipeline, Rng, first_arrivals
+from specdecodes.core.transfer import sent
 from specdecodes.core.tree import Tree, Verdict
 from specdecodes.hookspecs import hookimpl
 
@@ -216,7 +217,7 @@ def verdict_of(paths: Sequence[Sequence[int]], bonuses: Sequence[int], tree: Tre
     device = tree.tokens.device
     padded = [[*path, *([-1] * (width - len(path)))] for path in paths]
     return Verdict(
-        torch.tensor(padded, device=device),
-        torch.tensor([len(path) - 1 for path in paths], device=device),
-        torch.tensor(list(bonuses), device=device),
+        sent(padded, device),
+        sent([len(path) - 1 for path in paths], device),
+        sent(list(bonuses), device),
     )
