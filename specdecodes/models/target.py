@@ -15,7 +15,7 @@ from specdecodes.models.captured import Captured, recorder_for
 from specdecodes.models.compiled import compiled
 from specdecodes.models.families import attends_plainly, check_supported, signature_of, splits_attention
 from specdecodes.models.interpose import install, serving
-from specdecodes.models.judging import Judge, judged, parts_of
+from specdecodes.models.judging import Asked, Judge
 from specdecodes.models.masks import Masks, by_kind, causal_mask, each_mask
 from specdecodes.models.passes import CachedPass, SequencePass, StepPass, TreePass
 from specdecodes.models.placement import Behind, Placement
@@ -226,12 +226,11 @@ class Target:
         if current.keep != "inputs":  # another back-end than that of the commit before
             self.flush()
         self._reserve(self.length + count)
-        behind, nodes = self.placement.behind(count, split=True), self._view(tree, judge)
+        behind = self.placement.behind(count, split=True)
         self.cache.serving = current
         try:
             with serving(current):
-                parts = parts_of(tree, judge, given)
-                found = self._forward_tree(current, tree.tokens, nodes, behind, judge, parts)
+                found = self._forward_tree(current, Asked.about(tree, self._view(tree, judge), behind, judge, given))
         except BaseException:
             if self._behind:  # some layers have moved along the pending path and others have not
                 self.cache.length = 0
@@ -387,31 +386,15 @@ class Target:
             stack.settle()
         return logits, kept
 
-    def _judged_tree(
-        self,
-        current: TreePass,
-        ids: Tensor,
-        nodes: Topology,
-        behind: Behind,
-        judge: Judge | None,
-        parts: Sequence[Any],
-    ) -> tuple[Any, ...]:
-        """Logits of ``ids``, what was kept, and what the judge makes of it."""
-        current.aim(nodes, self._conv_widths)
-        logits, kept = self._tree_logits(current, ids, *self.placement.place(nodes, behind))
-        return logits, kept, judged(judge, logits, ids, nodes, parts)
+    def _judged_tree(self, current: TreePass, asked: Asked) -> tuple[Any, ...]:
+        """Logits, what was kept, and what the judge makes of it."""
+        current.aim(asked.nodes, self._conv_widths)
+        logits, kept = self._tree_logits(current, asked.tokens, *self.placement.place(asked.nodes, asked.behind))
+        return logits, kept, asked.judged(logits)
 
-    def _judged_step(
-        self,
-        current: StepPass,
-        ids: Tensor,
-        nodes: Topology,
-        behind: Behind,
-        judge: Judge | None,
-        parts: Sequence[Any],
-    ) -> tuple[Any, ...]:
-        logits = self._step_logits(current, ids, *self.placement.place(nodes, behind))
-        return logits, judged(judge, logits, ids, nodes, parts)
+    def _judged_step(self, current: StepPass, asked: Asked) -> tuple[Any, ...]:
+        logits = self._step_logits(current, asked.tokens, *self.placement.place(asked.nodes, asked.behind))
+        return logits, asked.judged(logits)
 
     def _view(self, tree: Tree, judge: Judge | None) -> Topology:
         """What a run reads of the topology of ``tree``."""
@@ -436,11 +419,10 @@ class Target:
         self.flush()
         current = self._pass("step", StepPass)
         self._reserve(self.length + 1)
-        nodes, behind = self._view(tree, judge), self.placement.behind(1)
+        asked = Asked.about(tree, self._view(tree, judge), self.placement.behind(1), judge, given)
         self.cache.serving = current
         with serving(current):
-            parts = parts_of(tree, judge, given)
-            logits, verdict = self._forward_step(current, tree.tokens, nodes, behind, judge, parts)
+            logits, verdict = self._forward_step(current, asked)
         self._in_flight, self._scored = current, tree
         return logits, verdict
 
@@ -455,7 +437,8 @@ class Target:
         """Move keys and values of ``nodes`` [k] to where the first k nodes lie, and the states along ``path``.
 
         Args:
-            length: of the prefix before the tree. kept: what scoring kept.
+            current: the pass that scored, which tells back-ends apart. length: of the prefix before the tree.
+            kept: what scoring kept.
         """
         if len(nodes):
             self._move_rows(nodes, length)
