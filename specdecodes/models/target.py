@@ -193,8 +193,16 @@ class Target:
 
     @property
     def captures(self) -> bool:
-        """Whether forwards are captured, and :meth:`score_and_judge` is worth while."""
+        """Whether forwards are captured."""
         return self._recorder is not None
+
+    @property
+    def judges(self) -> bool:
+        """Whether a rule that can should judge by :meth:`score_and_judge`: on a GPU, where looks at values are waits.
+
+        Captured or not, so that both draw the same tokens.
+        """
+        return self.captures or self.device.type == "cuda"
 
     @torch.inference_mode()
     def score_and_judge(self, tree: Tree, judge: Judge, *given: Any) -> tuple[Tensor, tuple[Tensor, ...]]:

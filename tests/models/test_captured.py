@@ -271,8 +271,8 @@ def test_a_sampled_decode_gives_the_same_tokens(recorded: None, mode: str, famil
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(target, "recorder_for", lambda device, compile: None)
         eager = load(model, draft, mode)
-    # What is not captured walks, and draws other tokens; this one judges by noise, and captures nothing.
-    eager.target.__class__ = type("Judging", (Target,), {"captures": property(lambda self: True)})
+    # On a CPU what is not captured walks, and draws other tokens; this one judges by noise, as on a GPU.
+    eager.target.__class__ = type("Judging", (Target,), {"judges": property(lambda self: True)})
     (runner,) = [each.runner for each in plugins(ours) if isinstance(each, ModelDrafter)]
     before = 0
     for warp in settings:

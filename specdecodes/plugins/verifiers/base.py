@@ -54,9 +54,9 @@ class Verifier:
     @hookimpl
     def verify(self, state: DecodeState, tree: Tree) -> Verdict:
         """One forward of the target over the tree, its logits processed like the draft's, then the rule."""
-        captures = getattr(state.target, "captures", False)  # what plays a target captures nothing
-        if self.capturable and captures and state.pipeline.key is not None:
-            return self._in_run(state, tree)
+        judges = getattr(state.target, "judges", False)  # what plays a target does not
+        if self.capturable and judges and state.pipeline.key is not None:
+            return self._by_tensors(state, tree)
         logp = state.process(state.target.score(tree), tree)
         return self.accept(logp, tree, self.source(state))
 
@@ -64,7 +64,7 @@ class Verifier:
         """The ``rng`` that ``accept`` gets."""
         return state.rng
 
-    def _in_run(self, state: DecodeState, tree: Tree) -> Verdict:
+    def _by_tensors(self, state: DecodeState, tree: Tree) -> Verdict:
         target, self._pipeline = state.target, state.pipeline
         dtype = torch.float64 if target.dtype == torch.float64 else torch.float32
         noise = self.noise(state.rng, (*tree.shape, target.vocab_size), dtype)
@@ -76,7 +76,7 @@ class Verifier:
     def _judge(
         self, logits: Tensor, tree: Tree, key: object, logq: Tensor | None, *noise: Tensor
     ) -> tuple[Tensor, ...]:
-        """The rule inside a captured run, for all pipelines of this ``key``: a verdict's fields and numbers, scores."""
+        """The rule as part of a run, for all pipelines of this ``key``: a verdict's fields and numbers, scores."""
         scores = self._pipeline(logits.flatten(0, 1)).view(logits.shape)
         tree = replace(tree, logq=logq)
         verdict = self.judge(scores, tree, *noise)
