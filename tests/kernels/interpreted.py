@@ -25,7 +25,7 @@ from specdecodes.testing import toy_model
 from .on_device import DEVICE
 from .paths import error
 from .test_mamba2_scan import SHAPES, Inputs
-from .test_native import _poisoned, normal, problem  # noqa: F401 - an autouse fixture: what is not written is nan
+from .test_native import _poisoned, check_skips, normal, problem  # noqa: F401 - an autouse fixture: what is not written is nan
 
 F32, BF16, F64 = torch.float32, torch.bfloat16, torch.float64
 TOLERANCE = {F32: 1e-5, BF16: 1e-2}
@@ -92,6 +92,10 @@ def test_tree_scan(count: int) -> None:
 def test_tree_scan_of_every_layout_of_heads(dims: tuple[int, int, int, int], dtype: torch.dtype) -> None:
     values, ancestors = rounded(problem(13, dims), dtype), Topology(TREES["random"](13)).ancestors
     assert error(scan(values, ancestors), exact(values, ancestors)) < TOLERANCE[F32]
+
+
+def test_every_form_of_the_skip() -> None:
+    check_skips(NARROW)
 
 
 def test_tree_scan_from_nothing() -> None:

@@ -238,3 +238,24 @@ def test_compiled_once(tmp_path: Path) -> None:
     again = _fresh(tmp_path, PATH=os.environ["PATH"])
     assert again.stdout.split() == ["True", "True"]
     assert len(list(tmp_path.rglob("*"))) == 2  # the folder and the library, nothing left over
+
+
+def check_skips(dims: tuple[int, int, int, int]) -> None:
+    """None, a number for all heads, one per head, one per head and dim: a tree, a sequence, a step."""
+    values, nodes = problem(13, dims), Topology(SHAPES["random"](13)).ancestors
+    chain = Topology(SHAPES["chain"](13)).ancestors
+    heads, head_dim = dims[:2]
+    for D in (None, torch.tensor(1.5), normal(heads, seed="D"), normal(heads, head_dim, seed="D")):
+        each = torch.zeros(1) if D is None else D[:, None] if D.ndim == 1 else D
+        added = values.x.double() * each.double()
+        on_tree, on_chain = (exact_scan(values, ancestors, skip=False) + added for ancestors in (nodes, chain))
+        given = (values.x, values.dt, values.A, values.B, values.C, D)
+        assert error(mamba2_scan.tree_scan(*given, values.state, nodes), on_tree) < TOLERANCE
+        assert error(mamba2_scan.chunk_scan(*given, values.state)[0], on_chain) < TOLERANCE
+        first = (values.x[:, 0], values.dt[:, 0], values.A, values.B[:, 0], values.C[:, 0], D)
+        assert error(mamba2_scan.step_(values.state.clone(), *first), on_chain[:, 0]) < TOLERANCE
+
+
+@each_dims
+def test_every_form_of_the_skip(dims: tuple[int, int, int, int]) -> None:
+    check_skips(dims)

@@ -39,7 +39,8 @@ def chunk_scan(
     initial_state: Tensor | None = None,
     chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
-    """See :func:`naive.chunk_scan`."""
+    """See :func:`naive.chunk_scan`; the skip ``D`` as :func:`skip_of` takes it."""
+    D, wide = skip_of(D, x)
     if installed.MAMBA2.serves(x.device.type, x.dtype):
         given = (x.contiguous(), dt, A, B.contiguous(), C.contiguous(), chunk, D)
         found: tuple[Tensor, Tensor] | None = installed.MAMBA2(
@@ -47,18 +48,21 @@ def chunk_scan(
         )
         if found is not None:
             kind = compute_dtype(x.dtype)
-            return found[0].to(kind), found[1].to(kind)
-    return naive.chunk_scan(x, dt, A, B, C, D, initial_state, chunk)
+            return skipped(found[0].to(kind), x, wide), found[1].to(kind)
+    y, state = naive.chunk_scan(x, dt, A, B, C, D, initial_state, chunk)
+    return skipped(y, x, wide), state
 
 
 def tree_scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor, ancestors: Tensor
 ) -> Tensor:
-    """See :func:`naive.tree_scan`."""
-    if not choice.serves("naive", x.device.type, x.dtype):
-        y: Tensor = torch.ops.specdecodes.mamba2_tree_scan(x, dt, A, B, C, D, state, ancestors)
-        return y
-    return naive.tree_scan(x, dt, A, B, C, D, state, ancestors)
+    """See :func:`naive.tree_scan`; the skip ``D`` as :func:`skip_of` takes it."""
+    D, wide = skip_of(D, x)
+    if choice.serves("naive", x.device.type, x.dtype):
+        y = naive.tree_scan(x, dt, A, B, C, D, state, ancestors)
+    else:
+        y = torch.ops.specdecodes.mamba2_tree_scan(x, dt, A, B, C, D, state, ancestors)
+    return skipped(y, x, wide)
 
 
 def replay_scan_(
@@ -78,24 +82,47 @@ def replay_scan_(
     shared: int,
     softplus: bool,
 ) -> Tensor:
-    """See :func:`naive.replay_scan_`."""
+    """See :func:`naive.replay_scan_`; the skip ``D`` as :func:`skip_of` takes it."""
+    D, wide = skip_of(D, x)
     tensors = (x, dt, A, B, C, D, state, ancestors, path, raw, length, dt_bias)
     if choice.serves("triton", x.device.type, x.dtype) and state.is_contiguous():
-        y: Tensor = torch.ops.specdecodes.mamba2_replay_scan_(*tensors, shared, softplus)
-        return y
-    return naive.replay_scan_(*tensors, shared=shared, softplus=softplus)
+        y = torch.ops.specdecodes.mamba2_replay_scan_(*tensors, shared, softplus)
+    else:
+        y = naive.replay_scan_(*tensors, shared=shared, softplus=softplus)
+    return skipped(y, x, wide)
 
 
 def step_(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None) -> Tensor:
-    """See :func:`naive.step_`. Compiled graphs fuse the plain form, and would copy around an op in place."""
+    """See :func:`naive.step_`; the skip ``D`` as :func:`skip_of` takes it.
+
+    Compiled graphs fuse the plain form, and would copy around an op in place.
+    """
+    D, wide = skip_of(D, x)
     served = choice.serves("native", x.device.type, x.dtype) and state.is_contiguous()
     if torch.compiler.is_compiling() or not served:
-        return naive.step_(state, x, dt, A, B, C, D)
+        return skipped(naive.step_(state, x, dt, A, B, C, D), x, wide)
     x, B, C, dt = native.rows(x, 1), native.rows(B, 1), native.rows(C, 1), dt.contiguous()
     y = x.new_empty(x.shape)
     size = (*x.shape, *B.shape[1:])
     native.call("mamba2_step", (state, x, dt, A, B, C, D, y), x.stride(0), B.stride(0), C.stride(0), *size)
-    return y
+    return skipped(y, x, wide)
+
+
+def skip_of(D: Tensor | None, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """What the scans take of a skip: one number per head [H]; and what :func:`skipped` adds behind them.
+
+    Args:
+        D: a number for all heads [], one per head [H], or one per head and dim [H, P], as stock ops allow; None: none.
+        x: [..., H, P].
+    """
+    if D is None or D.ndim == 1:
+        return D, None
+    return (None, D) if D.ndim else (D.expand(x.shape[-2]).contiguous(), None)
+
+
+def skipped(y: Tensor, x: Tensor, D: Tensor | None) -> Tensor:
+    """``y`` [..., H, P] with a skip per head and dim [H, P] added."""
+    return y if D is None else y + x.to(y.dtype) * D.to(y.dtype)
 
 
 def path_jump_serves(windows: Tensor, *others: Tensor, shared: int = 1) -> bool:

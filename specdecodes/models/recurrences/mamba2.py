@@ -37,7 +37,7 @@ PENDING = 16
 
 
 class Mamba2Inputs(NamedTuple):
-    """x [B, T, H, P]; dt: raw, and steps: step sizes [B, T, H]; A [H]; B, C [B, T, G, N]; D [H] or None."""
+    """x [B, T, H, P]; dt: raw, and steps: step sizes [B, T, H]; A [H]; B, C [B, T, G, N]; D: the skip, or None."""
 
     x: Tensor
     dt: Tensor
