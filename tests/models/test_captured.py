@@ -260,12 +260,10 @@ def test_what_looks_at_prefixes_is_not_drafted_in_one_run(recorded: None) -> Non
     assert drafter.propose(state).in_one is None
 
 
-@pytest.mark.parametrize(
-    ("mode", "family"), [("sd", "llama"), ("stree", "bamba"), ("dynamic", "mamba2"), ("sequoia", "llama")]
-)
+@pytest.mark.parametrize(("mode", "family"), [("sd", "llama"), ("stree", "bamba"), ("dynamic", "mamba2")])
 def test_a_sampled_decode_gives_the_same_tokens(recorded: None, mode: str, family: str) -> None:
     """The noise of a step is made before its run; every setting has graphs of its own."""
-    settings = [{"temperature": 1.0}, {"temperature": 0.7, "top_k": 9}, {"temperature": 1.0, "top_p": 0.8}, {}]
+    settings = [{"temperature": 0.7, "top_k": 9, "top_p": 0.8}, {"temperature": 1.0}]
     model, draft = toy_model("bamba"), toy_model(family)
     ours = load(model, draft, mode, max_length=120)
     with pytest.MonkeyPatch.context() as patch:
@@ -276,13 +274,13 @@ def test_a_sampled_decode_gives_the_same_tokens(recorded: None, mode: str, famil
     (runner,) = [each.runner for each in plugins(ours) if isinstance(each, ModelDrafter)]
     before = 0
     for warp in settings:
-        found, expected = (each.generate(toy_prompt(9), max_new_tokens=25, seed=3, **warp) for each in (ours, eager))
+        found, expected = (each.generate(toy_prompt(9), max_new_tokens=20, seed=3, **warp) for each in (ours, eager))
         assert found.tokens == expected.tokens, warp
         assert found.accept_lengths == expected.accept_lengths, warp
         assert graphs(runner._draft) > before, "another pipeline is another graph"
         before = graphs(runner._draft)
-    again = ours.generate(toy_prompt(9), max_new_tokens=25, seed=4, temperature=1.0)
-    assert again.tokens == eager.generate(toy_prompt(9), max_new_tokens=25, seed=4, temperature=1.0).tokens
+    again = ours.generate(toy_prompt(9), max_new_tokens=20, seed=4, temperature=1.0)
+    assert again.tokens == eager.generate(toy_prompt(9), max_new_tokens=20, seed=4, temperature=1.0).tokens
     assert graphs(runner._forward_expand) == 0
 
 
