@@ -12,8 +12,8 @@ the MT-Bench runner over every mode, and the model families on the newest transf
 (in .venv-newest). Uses the active virtual environment, else makes .venv; installs what pyproject.toml asks for at the
 versions of constraints.txt, again whenever one of the two has changed.
 
-  --quick     under three minutes: leaves out the tests marked slow and the newest transformers, asks one question per
-              mode in the smoke run
+  --quick     some five minutes on two cores: leaves out the tests marked slow and the newest transformers, asks one
+              question per mode in the smoke run
   -h, --help  this text
 
 PYTHON=/path/to/python chooses the interpreter that makes .venv. The exit status is 0 if every stage passed.

@@ -260,6 +260,7 @@ def test_what_looks_at_prefixes_is_not_drafted_in_one_run(recorded: None) -> Non
     assert drafter.propose(state).in_one is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "family"), [("sd", "llama"), ("stree", "bamba"), ("dynamic", "mamba2")])
 def test_a_sampled_decode_gives_the_same_tokens(recorded: None, mode: str, family: str) -> None:
     """The noise of a step is made before its run; every setting has graphs of its own."""
