@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specdecodes import Proposal, Tree
+from specdecodes.core.parents import children_of
 from specdecodes.core.tree import Topology, topology_of
 from specdecodes.testing import LiteralProposal
 
@@ -133,3 +134,15 @@ def test_a_topology_of_the_host_and_its_copy_elsewhere():
 
 def pieces(topology):
     return topology.parents, topology.ancestors, topology.depths, topology.paths, topology.windows(3)
+
+
+def test_children_in_draw_order():
+    """Of every node, rows of different trees; on another device they come from the same."""
+    parents = [[-1, 0, 0, 1, 1, 1, 2], [-1, 0, 1, 2, 3, 4, 5]]
+    topology = Topology(torch.tensor(parents))
+    for row, above in enumerate(parents):
+        found = [[node for node in nodes if node >= 0] for nodes in topology.children[row].tolist()]
+        assert found == children_of(above)
+    assert topology.children.shape == (2, 7, 3)
+    assert torch.equal(topology.to(torch.device("cpu")).children, topology.children)
+    assert Topology(torch.tensor([[-1]])).children.tolist() == [[[-1]]]

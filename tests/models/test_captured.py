@@ -84,6 +84,15 @@ def pair(family: str, **settings: Any) -> tuple[Target, Target]:
     return first, Target(model)
 
 
+def runners(family: str) -> tuple[SlotRunner, SlotRunner]:
+    """A draft that captures, where targets do in this test, and one that does not."""
+    model = toy_model(family)
+    runner = SlotRunner(model, max_slots=6, max_length=100)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, "recorder_for", lambda device, compile: None)
+        return runner, SlotRunner(model, max_slots=6, max_length=100)
+
+
 def plugins(decoder: Decoder) -> list[Any]:
     """The components that decode greedily."""
     assert not isinstance(decoder.greedy, str)
@@ -172,11 +181,7 @@ def test_outputs_outlive_the_next_run() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_draft_is_captured_too(recorded: None, family: str) -> None:
-    model = toy_model(family)
-    runner = SlotRunner(model, max_slots=6, max_length=100)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(target, "recorder_for", lambda device, compile: None)
-        eager = SlotRunner(model, max_slots=6, max_length=100)
+    runner, eager = runners(family)
     for each in (runner, eager):
         each.prefill(toy_prompt(10))
     for turn in range(4):
@@ -196,11 +201,7 @@ def test_a_draft_is_captured_too(recorded: None, family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_step_is_drafted_in_one_run(recorded: None, family: str) -> None:
     """Of any length, whatever waits; what the runner knows afterwards is what it knows after single forwards."""
-    model = toy_model(family)
-    runner = SlotRunner(model, max_slots=6, max_length=100)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(target, "recorder_for", lambda device, compile: None)
-        eager = SlotRunner(model, max_slots=6, max_length=100)
+    runner, eager = runners(family)
     built: list[SlotRunner] = []
 
     def children(each: SlotRunner, root: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
@@ -253,6 +254,14 @@ def test_a_root_that_nobody_asked_about_is_run_before_it_is_committed(recorded: 
     tree = Tree(state.root, torch.tensor([[-1]]), slots=torch.zeros_like(state.root))
     drafter.commit_state(state, tree, Verdict(torch.tensor([[0]]), torch.tensor([0]), torch.tensor([4])))
     assert (drafter.runner.tokens_run, drafter.runner.length) == (1, before + 1)
+
+
+def test_a_tree_without_slots_is_refused() -> None:
+    drafter, state = drafting()
+    drafter.propose(state)
+    tree = Tree(state.root, torch.tensor([[-1]]))
+    with pytest.raises(ValueError, match=r"^Tree\.slots: expected the drafter's slot of every node .* got None; "):
+        drafter.commit_state(state, tree, Verdict(torch.tensor([[0]]), torch.tensor([0]), torch.tensor([4])))
 
 
 def test_what_looks_at_prefixes_is_not_drafted_in_one_run(recorded: None) -> None:

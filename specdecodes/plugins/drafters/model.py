@@ -99,7 +99,11 @@ class ModelDrafter:
         A root without a slot stands for a step in which nothing was run: what waits then keeps waiting.
         """
         (path,) = state.path_of(verdict, tree)
-        assert path.slots is not None
+        if path.slots is None:
+            raise ValueError(
+                "Tree.slots: expected the drafter's slot of every node from the tree builder, got None; return what "
+                "Proposal.expand gave, 0 at the root and -1 where nothing was run"
+            )
         run = [slot for slot in path.slots if slot >= 0]
         if run:
             if self._proposal is not None:
